@@ -1,0 +1,19 @@
+"""The one exception that reaches a user as a sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend; its message is one sentence, the exit code is 2."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[object]) -> UserError:
+    """The sentence for a name that is not known: the nearest match, then what is allowed."""
+    choices = sorted(str(choice) for choice in allowed)
+    nearest = difflib.get_close_matches(str(name), choices, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    listed = ", ".join(choices) if len(choices) <= 40 else f"{', '.join(choices[:40])}, ..."
+    return UserError(f"unknown {kind} {str(name)!r}{hint} (known: {listed or 'none'})")

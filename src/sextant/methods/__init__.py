@@ -1,0 +1,1 @@
+"""Algorithms of the papers and their baselines, one family a package."""

@@ -1,0 +1,1 @@
+"""Networks that several methods share, and the thin modules that train them."""

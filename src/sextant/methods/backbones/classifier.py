@@ -1,0 +1,55 @@
+"""A small convolutional classifier for 28x28 grey images."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+FEATURES = 64
+
+
+class ConvClassifier(nn.Module):
+    """conv, pool, conv, pool, fc to 64 features, fc to class scores; no BatchNorm.
+
+    Args:
+        classes: number of classes.
+        width: channels of the first convolution; the second has twice as many.
+
+    Raises:
+        ValueError: for fewer than 2 classes or a width below 1.
+    """
+
+    def __init__(self, classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes must be at least 2, got {classes}")
+        if width < 1:
+            raise ValueError(f"width must be at least 1, got {width}")
+        self.body = nn.Sequential(
+            nn.Conv2d(1, width, 5, stride=2, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, padding=1),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * 7 * 7, FEATURES),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(FEATURES, classes)
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Images (n, 1, 28, 28) in [0, 1] to penultimate features (n, 64), not negative.
+
+        Raises:
+            ValueError: for images of another shape.
+        """
+        if inputs.shape[1:] != (1, 28, 28):
+            raise ValueError(f"images must be (n, 1, 28, 28), got {tuple(inputs.shape)}")
+        return self.body(inputs)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Images (n, 1, 28, 28) to class scores (n, classes)."""
+        return self.head(self.features(inputs))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """The class scores."""
+        return self.logits(inputs)

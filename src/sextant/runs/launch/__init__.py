@@ -1,0 +1,1 @@
+"""Who carries out a frozen plan: this machine's cores, or a SLURM cluster."""

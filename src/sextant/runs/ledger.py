@@ -1,0 +1,118 @@
+"""The ledger: one JSON line for each finished or failed run, in results/ledger/<family>.jsonl.
+
+A run that ended more than once (a failure tried again, a parent made again) has several lines;
+the last one counts. Every line begins with its run id, so a reader that wants ninety runs of ten
+thousand parses ninety lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sextant.errors import UserError
+from sextant.runs.store import disk_errors
+
+START = '{"run_id": "'
+FIELDS = (
+    "run_id",
+    "task",
+    "method",
+    "tier",
+    "seed",
+    "status",
+    "scores",
+    "spec",
+    "parents",
+    "provenance",
+    "seconds",
+    "peak_memory_mb",
+)
+STATUSES = ("done", "failed")
+REASONS = ("diverged", "oom", "timeout", "error")
+
+
+def append(folder: Path, record: Mapping[str, Any]) -> None:
+    """Adds a run's line; a write that fails leaves the file as it was.
+
+    Raises:
+        UserError: for a record with a missing field or an unknown status, or a full disk.
+    """
+    problem = _problem(record)
+    if problem:
+        raise UserError(f"a ledger line {problem}")
+    ordered = {field: record[field] for field in FIELDS} | dict(record)
+    line = (json.dumps(ordered, ensure_ascii=True, allow_nan=False) + "\n").encode()
+    path = folder / f"{record['task'].split('/')[0]}.jsonl"
+    with disk_errors(path):
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(28, "no space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+
+
+def read(folder: Path, run_ids: Collection[str] | None = None) -> dict[str, dict[str, Any]]:
+    """The last line of every run, or of the runs asked for, by run id.
+
+    Raises:
+        UserError: for a line that is not a ledger line, naming its file and number.
+    """
+    wanted = None if run_ids is None else set(run_ids)
+    records: dict[str, dict[str, Any]] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in _lines(path):
+            run_id = line[len(START) : len(START) + 12]
+            if wanted is not None and run_id not in wanted:
+                continue
+            records[run_id] = parse(line, f"{path} line {number}")
+    return records
+
+
+def parse(line: str, where: str) -> dict[str, Any]:
+    """One checked ledger line."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise _corrupt(where, f"is not valid JSON ({error})") from None
+    problem = _problem(record)
+    if problem:
+        raise _corrupt(where, problem)
+    return record
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.startswith(START):
+                raise _corrupt(f"{path} line {number}", f"does not begin with {START}...")
+            if not line.endswith("}\n"):
+                raise _corrupt(f"{path} line {number}", "is cut off")
+            yield number, line
+
+
+def _problem(record: Any) -> str | None:
+    if not isinstance(record, Mapping):
+        return "is not a mapping"
+    missing = [field for field in FIELDS if field not in record]
+    if missing:
+        return f"lacks the field {missing[0]!r} (fields: {', '.join(FIELDS)})"
+    if record["status"] not in STATUSES:
+        return f"has status {record['status']!r} (allowed: {', '.join(STATUSES)})"
+    if record["status"] == "failed" and record.get("reason") not in REASONS:
+        return f"has reason {record.get('reason')!r} (allowed: {', '.join(REASONS)})"
+    return None
+
+
+def _corrupt(where: str, problem: str) -> UserError:
+    return UserError(f"{where} {problem}; restore it from git or delete that line, its run reruns")

@@ -1,0 +1,37 @@
+"""Where and how runs are carried out; nothing here changes what they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def _quiet(*_: Any) -> None:
+    """Reports to nobody."""
+
+
+@dataclass
+class Surroundings:
+    """Folders, trainer and logger settings, and who is told of progress.
+
+    Args:
+        root: the checkout.
+        runs: run folders.
+        ledger: ledger files.
+        trainer: accelerator, devices, checkpoint_seconds, checkpoint_steps, log_every.
+        logger: `{kind: csv}` or `{kind: wandb, project, entity, mode}`.
+        wait: wait for another process that works on the same run instead of leaving.
+        report: told (step, steps, metrics) while a run trains.
+        on_wait: told who works on the run when waiting begins.
+    """
+
+    root: Path
+    runs: Path
+    ledger: Path
+    trainer: Mapping[str, Any]
+    logger: Mapping[str, Any] = field(default_factory=lambda: {"kind": "csv"})
+    wait: bool = True
+    report: Callable[[int, int, Mapping[str, float]], None] = _quiet
+    on_wait: Callable[[str], None] = _quiet

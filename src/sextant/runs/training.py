@@ -1,0 +1,195 @@
+"""Training under Lightning so that an interrupted run ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from sextant.runs.store import RunFolder, replace_file, write_json
+
+Report = Callable[[int, int, Mapping[str, float]], None]
+
+
+class Interrupted(BaseException):
+    """The run was asked to stop; its checkpoint is written and the same command resumes it."""
+
+
+class OutOfTime(Exception):
+    """The run used up its tier's time limit."""
+
+
+class Custodian(pl.Callback):
+    """Checkpoints, stops on request, keeps the time limit, writes curves and progress.
+
+    Args:
+        folder: the run's folder.
+        trainer_settings: checkpoint_seconds, checkpoint_steps (or None), log_every.
+        time_limit: seconds of training over all attempts together, or None.
+        report: told (step, steps, metrics) at most twice a second.
+        stop: becomes true when the run is asked to stop.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        trainer_settings: Mapping[str, Any],
+        time_limit: float | None,
+        report: Report,
+        stop: StopRequest,
+    ) -> None:
+        self.folder, self.time_limit, self.report, self.stop = folder, time_limit, report, stop
+        self.checkpoint_seconds = trainer_settings["checkpoint_seconds"]
+        self.checkpoint_steps = trainer_settings.get("checkpoint_steps")
+        self.log_every = trainer_settings["log_every"]
+        self.seconds_before = 0.0
+        self.curves = Curves(folder)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.seconds_before = state["seconds"]
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.started = self.last_checkpoint = self.last_report = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.curves.forget_after(trainer.global_step)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        step, now = trainer.global_step, time.monotonic()
+        if step % self.log_every == 0 or step == trainer.max_steps:
+            self.curves.add(step, read_metrics(trainer))
+        if now - self.last_report > 0.5:
+            self.last_report = now
+            metrics = read_metrics(trainer)
+            self.report(step, trainer.max_steps, metrics)
+            write_json(
+                self.folder.state,
+                {"step": step, "steps": trainer.max_steps, "metrics": metrics, "time": time.time()},
+            )
+        due = self.checkpoint_steps and step % self.checkpoint_steps == 0
+        if due or now - self.last_checkpoint > self.checkpoint_seconds or self.stop.requested:
+            replace_file(self.folder.checkpoint, trainer.save_checkpoint)
+            self.last_checkpoint = now
+        if self.stop.requested and step < trainer.max_steps:
+            raise Interrupted
+        if self.time_limit is not None and self.seconds > self.time_limit:
+            raise OutOfTime(f"over its limit of {self.time_limit:.0f} s at step {step}")
+
+
+class Curves:
+    """curves.csv: step, metric, value; what follows the step a run resumes at is taken back."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.path = folder.curves
+
+    def forget_after(self, step: int) -> None:
+        rows = []
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
+        with self.path.open("w", newline="") as file:
+            csv.writer(file).writerows([["step", "metric", "value"], *rows])
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows([step, name, value] for name, value in metrics.items())
+
+
+class StopRequest:
+    """Set by SIGINT or SIGTERM while a run trains in the main thread."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def listening(self) -> Iterator[StopRequest]:
+        def request(signum: int, frame: object) -> None:
+            self.requested = True
+
+        previous = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                previous[number] = signal.signal(number, request)
+        except ValueError:
+            pass  # not the main thread: whoever owns that thread stops the run
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def fit(
+    student: pl.LightningModule,
+    data: Any,
+    folder: RunFolder,
+    steps: int,
+    trainer_settings: Mapping[str, Any],
+    time_limit: float | None,
+    report: Report,
+    stop: StopRequest,
+    logger: Any = None,
+) -> float:
+    """Trains for `steps` optimiser steps, from the checkpoint if there is one.
+
+    Returns:
+        Seconds of training, those before an interruption included.
+
+    Raises:
+        Interrupted: when asked to stop, after writing a checkpoint.
+        OutOfTime: past the time limit.
+    """
+    resume = folder.checkpoint if folder.checkpoint.is_file() else None
+    data.first_step = 0
+    if resume is not None:
+        checkpoint = torch.load(resume, map_location="cpu", weights_only=True, mmap=True)
+        data.first_step = checkpoint["global_step"]
+    custodian = Custodian(folder, trainer_settings, time_limit, report, stop)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        accelerator=trainer_settings["accelerator"],
+        devices=trainer_settings["devices"],
+        callbacks=[custodian],
+        logger=logger or False,
+        log_every_n_steps=trainer_settings["log_every"],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+    )
+    trainer.fit(student, datamodule=data, ckpt_path=resume, weights_only=True)
+    return custodian.seconds
+
+
+def read_metrics(trainer: pl.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def peak_memory_mb(device: str) -> float:
+    """The largest memory in use so far: on the GPU for GPU runs, of this process otherwise."""
+    if device == "gpu":
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def use_one_thread() -> None:
+    """Workers share the cores by processes, so each keeps to one thread."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -1,0 +1,166 @@
+"""Finds, reads and checks the table files, and says which runs a table asks for.
+
+A table file is `tasks/<family>/tables/<id>.yaml`. It is written before the runs: rows, columns,
+seeds by tier, printed values, margins and claims.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sextant.tables.parsing import parse
+from sextant.tables.reading import DefinitionError, nearest, read_yaml
+from sextant.tables.register import Register, read_register
+from sextant.tables.schema import TIERS, TableDefinition
+
+__all__ = [
+    "TIERS",
+    "DefinitionError",
+    "Request",
+    "TableDefinition",
+    "check_configs",
+    "find_table",
+    "find_tables",
+    "load",
+    "requests",
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run that a cell asks for. Columns that share a task ask for the same run, so equal
+    (task, method, seed) are one run; points of the evaluation axis never ask again."""
+
+    row: str
+    column: str
+    task: str
+    method: str
+    seed: int
+
+
+def load(path: Path, root: Path, register: Register | None = None) -> TableDefinition:
+    """Reads one table file.
+
+    Args:
+        path: the file.
+        root: the project folder; messages name the file relative to it.
+        register: when given, number, id and paper must agree with it.
+
+    Raises:
+        DefinitionError: one sentence naming the file, the field, what was wrong, what is allowed.
+    """
+    shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    table = parse(shown, read_yaml(path, shown))
+    if table.id != path.stem:
+        raise DefinitionError(f"{shown}: id is {table.id!r}, but the file is {path.name}.")
+    return table if register is None else _registered(table, register)
+
+
+def _registered(table: TableDefinition, register: Register) -> TableDefinition:
+    entry = register.entries.get(table.number)
+    if entry is None or entry.id != table.id:
+        known = {e.id: e.number for e in register.entries.values()}
+        wanted = f"{known[table.id]}" if table.id in known else "no number yet"
+        raise DefinitionError(
+            f"{table.file}: number is {table.number}, but the register gives {table.id} {wanted}."
+        )
+    if table.paper.key != entry.paper:
+        raise DefinitionError(
+            f"{table.file}: paper.key is {table.paper.key!r}, but the register says {entry.paper}"
+            f"{nearest(table.paper.key, register.papers)}."
+        )
+    return replace(table, paper=replace(table.paper, title=register.papers[entry.paper]))
+
+
+def find_tables(root: Path) -> list[TableDefinition]:
+    """Every table file of the project, by number.
+
+    Raises:
+        DefinitionError: a file is wrong, or two files have one number.
+    """
+    register = read_register(root)
+    tables = [load(path, root, register) for path in sorted(root.glob("tasks/*/tables/*.yaml"))]
+    by_number: dict[int, TableDefinition] = {}
+    for table in tables:
+        other = by_number.setdefault(table.number, table)
+        if other is not table:
+            raise DefinitionError(
+                f"{table.file}: number is {table.number}, which {other.file} has already."
+            )
+    return [by_number[number] for number in sorted(by_number)]
+
+
+def find_table(root: Path, which: int | str) -> TableDefinition:
+    """One table by number (`12`, `"12"`) or id (`"otmf-1"`); other table files are not read.
+
+    Raises:
+        DefinitionError: no such number or id, a table that is not built yet, or a wrong file.
+    """
+    register = read_register(root)
+    entry = register.entry(which)
+    built = {path.stem: path for path in sorted(root.glob("tasks/*/tables/*.yaml"))}
+    if entry.id not in built:
+        numbers = sorted(e.number for e in register.entries.values() if e.id in built)
+        listed = ", ".join(str(number) for number in numbers) or "none"
+        raise DefinitionError(
+            f"table {entry.number} ({entry.id}, {entry.title}) is not built yet; built: {listed}."
+        )
+    return load(built[entry.id], root, register)
+
+
+def requests(
+    definition: TableDefinition, tier: str, seeds: Sequence[int] | None = None
+) -> list[Request]:
+    """The runs a table asks for at a tier: by row, column, seed.
+
+    Args:
+        seeds: instead of the seeds the table states for the tier.
+
+    Raises:
+        DefinitionError: the table states no seeds for the tier.
+    """
+    chosen = tier_seeds(definition, tier) if seeds is None else tuple(seeds)
+    return [
+        Request(row.key, column.key, str(column.task), row.method, seed)
+        for row in definition.rows
+        for column in definition.columns
+        if definition.applies(row, column)
+        for seed in chosen
+    ]
+
+
+def tier_seeds(definition: TableDefinition, tier: str) -> tuple[int, ...]:
+    """The seeds of a tier.
+
+    Raises:
+        DefinitionError: the table states none for it.
+    """
+    if tier not in definition.seeds:
+        raise DefinitionError(
+            f"{definition.file}: seeds has no tier {tier!r}; allowed: {', '.join(definition.seeds)}"
+            f"{nearest(tier, definition.seeds)}."
+        )
+    return definition.seeds[tier]
+
+
+def check_configs(definition: TableDefinition, root: Path) -> None:
+    """Checks that each task and method of the table has a config file under `conf/`.
+
+    Raises:
+        DefinitionError: one is missing; the nearest existing name is given.
+    """
+    used = [("columns", c.key, "task", str(c.task)) for c in definition.columns]
+    used += [("rows", r.key, "method", r.method) for r in definition.rows]
+    known: dict[str, list[str]] = {}
+    for group in ("task", "method"):
+        folder = root / "conf" / group
+        found = sorted(folder.rglob("*.yaml"))
+        known[group] = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
+    for part, key, group, name in used:
+        if name not in known[group]:
+            raise DefinitionError(
+                f"{definition.file}: {part}.{key}.{group} is {name!r}, but there is no file "
+                f"conf/{group}/{name}.yaml{nearest(name, known[group])}."
+            )

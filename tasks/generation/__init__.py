@@ -1,0 +1,1 @@
+"""Generation in the plane and of digits: data, scores and figures."""

@@ -1,0 +1,253 @@
+"""Data modules of the generation family: laws of the plane, MNIST images, MNIST latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Generator, Tensor
+
+from sextant.contracts import Parent, Streams
+from sextant.data import locate
+from tasks.generation.mnist import CLASSES, as_inputs, read_mnist, stratified
+from tasks.generation.plane import Law
+from tasks.generation.stepwise import EpochOrder, StepwiseData
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+ENCODE_CHUNK = 1000
+
+
+class PlaneData(StepwiseData):
+    """Points of two laws: batches (source (B, 2), target (B, 2), None), drawn independently.
+
+    The evaluation points depend on `evaluation_seed` alone, so every method and every run seed
+    answers the same exam; modes have equal counts there, so that chance counts do not add to the
+    distance.
+
+    Args:
+        source: law the flow starts from.
+        target: law it should reach.
+        batch_size: points in a batch.
+        steps: batches of a run.
+        evaluation_points: how many source and target points the exam uses.
+        evaluation_seed: fixes them.
+    """
+
+    def __init__(
+        self,
+        source: Law,
+        target: Law,
+        batch_size: int,
+        steps: int,
+        evaluation_points: int = 2000,
+        evaluation_seed: int = 2509,
+    ) -> None:
+        super().__init__(batch_size, steps)
+        if evaluation_points < 1:
+            raise ValueError(f"evaluation_points must be at least 1, got {evaluation_points}")
+        self.source, self.target = source, target
+        self.evaluation_points, self.evaluation_seed = evaluation_points, evaluation_seed
+
+    def draw_batch(self, step: int) -> Batch:
+        """Independent source and target points of a step, and no labels."""
+        source = self.draw_source(self.batch_size, self.streams.generator("source", step))
+        target = self.draw_target(self.batch_size, self.streams.generator("target", step))
+        return source, target, None
+
+    def draw_source(self, n: int, generator: Generator) -> Tensor:
+        """n independent source points, float32 (n, 2)."""
+        return self.source.draw(n, generator)
+
+    def draw_target(self, n: int, generator: Generator, labels: Tensor | None = None) -> Tensor:
+        """n independent target points, float32 (n, 2); there are no labels to condition on."""
+        if labels is not None:
+            raise ValueError("labels must be None: the laws of the plane have no classes")
+        return self.target.draw(n, generator)
+
+    def evaluation_source(self) -> Tensor:
+        """The fixed source points of the exam, float32 (evaluation_points, 2)."""
+        generator = Streams(self.evaluation_seed).generator("evaluation source")
+        return self.source.draw_balanced(self.evaluation_points, generator)
+
+    def evaluation_target(self) -> Tensor:
+        """The fixed target points of the exam, float32 (evaluation_points, 2)."""
+        generator = Streams(self.evaluation_seed).generator("evaluation target")
+        return self.target.draw_balanced(self.evaluation_points, generator)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The two laws with their scales."""
+        return {"source": repr(self.source), "target": repr(self.target)}
+
+
+class MnistImages(StepwiseData):
+    """MNIST images: batches (images (B, 1, 28, 28) in [0, 1], labels (B,)).
+
+    Args:
+        batch_size: images in a batch.
+        steps: batches of a run.
+        validation: how many of the last training images are kept out for validation.
+        limit: keep only the first `limit` images of each part (quick trials); None keeps all.
+    """
+
+    def __init__(
+        self, batch_size: int, steps: int, validation: int = 5000, limit: int | None = None
+    ) -> None:
+        super().__init__(batch_size, steps)
+        self.validation_size, self.limit = validation, limit
+
+    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+        """Finds and reads the images."""
+        super().begin(streams, parents)
+        self.folder = locate("mnist")
+        parts = read_mnist(self.folder, self.validation_size, self.limit)
+        self.train, self.validation, self.test = parts
+        self.order = EpochOrder(len(self.train.labels), self.batch_size, streams)
+
+    def draw_batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Images and labels of a step."""
+        rows = self.order.rows(step)
+        return as_inputs(self.train.images[rows]), self.train.labels[rows]
+
+    def evaluation_images(self) -> Tensor:
+        """The test images, float32 (n, 1, 28, 28) in [0, 1]."""
+        return as_inputs(self.test.images)
+
+    def evaluation_labels(self) -> Tensor:
+        """The labels of the test images, int64 (n,)."""
+        return self.test.labels
+
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of the files."""
+        return {"mnist": self.folder.fingerprint}
+
+
+class LatentMnist(StepwiseData):
+    """Codes of MNIST images: batches (source (B, L), latents (B, L), labels (B,)).
+
+    The codes of the parent `autoencoder` are standardised with the mean of the training codes and
+    ONE standard deviation, the root of their mean variance over the L coordinates, so that the
+    geometry of the code space is kept. The source is N(0, I).
+
+    Args:
+        batch_size: codes in a batch.
+        steps: batches of a run.
+        evaluation_points: how many test images the exam uses, drawn with the class shares kept;
+            None, or more than there are, uses all.
+        evaluation_seed: fixes them and the exam's source.
+        validation: how many of the last training images are left out of training.
+        limit: keep only the first `limit` images of each part (quick trials); None keeps all.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        steps: int,
+        evaluation_points: int | None = None,
+        evaluation_seed: int = 2509,
+        validation: int = 5000,
+        limit: int | None = None,
+    ) -> None:
+        super().__init__(batch_size, steps)
+        self.evaluation_points, self.evaluation_seed = evaluation_points, evaluation_seed
+        self.validation_size, self.limit = validation, limit
+
+    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+        """Reads the images and encodes the training and test parts."""
+        super().begin(streams, parents)
+        if "autoencoder" not in parents:
+            raise ValueError("parents must name an 'autoencoder': its codes are the data")
+        self.folder = locate("mnist")
+        train, _, test = read_mnist(self.folder, self.validation_size, self.limit)
+        if self.evaluation_points is not None and self.evaluation_points < len(test.labels):
+            generator = Streams(self.evaluation_seed).generator("evaluation rows")
+            rows = stratified(test.labels, self.evaluation_points, generator)
+            test = type(test)(test.images[rows], test.labels[rows])
+        encode = parents["autoencoder"].load().encode
+        codes = encode_images(encode, train.images)
+        # In float64: the variance of 55,000 codes summed in float32 loses digits.
+        self.mean = codes.double().mean(0).float()
+        self.scale = float(codes.double().var(0).mean().sqrt())
+        self.train_latents, self.train_labels = self.standardise(codes), train.labels
+        self.test_latents = self.standardise(encode_images(encode, test.images))
+        self.test = test
+        self.rows_of_class = [
+            (train.labels == label).nonzero().flatten() for label in range(CLASSES)
+        ]
+        self.order = EpochOrder(len(train.labels), self.batch_size, streams)
+
+    def standardise(self, codes: Tensor) -> Tensor:
+        """Codes (n, L) of the autoencoder as latents (n, L)."""
+        return (codes - self.mean) / self.scale
+
+    def to_codes(self, latents: Tensor) -> Tensor:
+        """Latents (n, L) as codes (n, L) the autoencoder can decode."""
+        return latents * self.scale + self.mean
+
+    def draw_batch(self, step: int) -> Batch:
+        """A normal draw, latents and labels of a step."""
+        rows = self.order.rows(step)
+        source = self.draw_source(self.batch_size, self.streams.generator("source", step))
+        return source, self.train_latents[rows], self.train_labels[rows]
+
+    def draw_source(self, n: int, generator: Generator) -> Tensor:
+        """n points of N(0, I), float32 (n, L)."""
+        return torch.randn(n, self.train_latents.shape[1], generator=generator)
+
+    def draw_target(self, n: int, generator: Generator, labels: Tensor | None = None) -> Tensor:
+        """n training latents (n, L): of any class, or of the classes that `labels` (n,) names.
+
+        Raises:
+            ValueError: for labels of another length or of a class without training latents.
+        """
+        if labels is None:
+            rows = torch.randint(len(self.train_labels), (n,), generator=generator)
+            return self.train_latents[rows]
+        if labels.shape != (n,):
+            raise ValueError(f"labels must have shape ({n},), got {tuple(labels.shape)}")
+        choices = torch.rand(n, generator=generator)
+        rows = torch.empty(n, dtype=torch.int64)
+        for label in labels.unique().tolist():
+            members = self.rows_of_class[label] if 0 <= label < CLASSES else []
+            if not len(members):
+                raise ValueError(f"labels hold {label}, a class without training latents")
+            asked = labels == label
+            rows[asked] = members[(choices[asked] * len(members)).long()]
+        return self.train_latents[rows]
+
+    def draw_labels(self, n: int, generator: Generator) -> Tensor:
+        """n labels with the class shares of the training images, int64 (n,)."""
+        return self.train_labels[torch.randint(len(self.train_labels), (n,), generator=generator)]
+
+    def evaluation_source(self) -> Tensor:
+        """The fixed source points of the exam, float32 (n, L)."""
+        generator = Streams(self.evaluation_seed).generator("evaluation source")
+        return self.draw_source(len(self.test_latents), generator)
+
+    def evaluation_target(self) -> Tensor:
+        """The latents of the test images, float32 (n, L)."""
+        return self.test_latents
+
+    def evaluation_labels(self) -> Tensor:
+        """The labels of the test images, int64 (n,)."""
+        return self.test.labels
+
+    def evaluation_images(self) -> Tensor:
+        """The test images, float32 (n, 1, 28, 28) in [0, 1]."""
+        return as_inputs(self.test.images)
+
+    def fingerprints(self) -> dict[str, str]:
+        """The fingerprint of the files; the autoencoder is named by the run's parents."""
+        return {"mnist": self.folder.fingerprint}
+
+
+@torch.no_grad()
+def encode_images(encode: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Codes float32 (n, L) of images uint8 (n, 28, 28), in chunks.
+
+    Raises:
+        FloatingPointError: when a code is not finite, so the autoencoder diverged.
+    """
+    codes = torch.cat([encode(as_inputs(chunk)).float() for chunk in images.split(ENCODE_CHUNK)])
+    if not torch.isfinite(codes).all():
+        raise FloatingPointError("codes of the autoencoder are not finite, so it diverged")
+    return codes

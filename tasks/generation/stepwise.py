@@ -1,0 +1,86 @@
+"""Training batches as pure functions of the step, shared by the family's data modules.
+
+A run that stops and goes on sees what an undisturbed run sees: set `first_step` before asking for
+the loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sextant.contracts import Parent, StepBatches, Streams
+
+
+def _as_drawn(batch: Any) -> Any:
+    # The loader's own conversion would turn the tuple into a list.
+    return batch
+
+
+class StepwiseData(pl.LightningDataModule):
+    """A data module whose training batches are drawn by step number.
+
+    Args:
+        batch_size: examples in a batch.
+        steps: how many batches a whole run sees.
+    """
+
+    def __init__(self, batch_size: int, steps: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if steps < 0:
+            raise ValueError(f"steps must be at least 0, got {steps}")
+        self.batch_size, self.steps, self.first_step = batch_size, steps, 0
+        self._streams: Streams | None = None
+
+    @property
+    def streams(self) -> Streams:
+        """The run's random streams; there are none before `begin`."""
+        if self._streams is None:
+            raise RuntimeError("call begin(streams, parents) before anything is drawn")
+        return self._streams
+
+    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+        """Takes the run's random streams."""
+        self._streams = streams
+
+    def draw_batch(self, step: int) -> Any:
+        """The training batch of a step."""
+        raise NotImplementedError
+
+    def train_dataloader(self) -> DataLoader:
+        """The batches of steps first_step..steps-1."""
+        batches = StepBatches(self.draw_batch, self.first_step, self.steps)
+        return DataLoader(batches, batch_size=None, collate_fn=_as_drawn)
+
+
+class EpochOrder:
+    """Which examples a step sees, when every epoch visits all examples once in a new order.
+
+    The last examples of an epoch that fill no batch are left out of it.
+
+    Args:
+        count: examples there are.
+        batch_size: examples a step sees, at most `count`.
+        streams: gives the order of every epoch.
+    """
+
+    def __init__(self, count: int, batch_size: int, streams: Streams) -> None:
+        if batch_size > count:
+            raise ValueError(f"batch_size must be at most the {count} examples, got {batch_size}")
+        self.count, self.batch_size, self.streams = count, batch_size, streams
+        self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
+
+    def rows(self, step: int) -> Tensor:
+        """The row numbers (batch_size,) of a step."""
+        epoch, position = divmod(step, self.count // self.batch_size)
+        if epoch != self._epoch:
+            generator = self.streams.generator("data-order", epoch)
+            self._epoch, self._order = epoch, torch.randperm(self.count, generator=generator)
+        return self._order[position * self.batch_size : (position + 1) * self.batch_size]
