@@ -100,6 +100,9 @@ class StepBatches(IterableDataset):
         draw: the batch of a step, a pure function of the step number.
         first_step: where to begin (0, or the step a run resumes at).
         steps: the step to stop before.
+
+    It has no length on purpose: Lightning would compare it with the steps counted before an
+    interruption and stop a resumed run too early.
     """
 
     def __init__(self, draw: Callable[[int], Any], first_step: int, steps: int) -> None:
@@ -107,9 +110,6 @@ class StepBatches(IterableDataset):
 
     def __iter__(self) -> Iterator[Any]:
         return (self.draw(step) for step in range(self.first_step, self.steps))
-
-    def __len__(self) -> int:
-        return max(0, self.steps - self.first_step)
 
 
 class ExamData(Protocol):

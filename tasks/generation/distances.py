@@ -28,10 +28,9 @@ def wasserstein2(a: Any, b: Any, squared: bool = False) -> float:
     """
     a, b = _sample("a", a), _sample("b", b)
     _same_dimension(a, b)
-    from scipy.spatial.distance import cdist
-
     # Imported late: POT loads every array library it finds.
     import ot
+    from scipy.spatial.distance import cdist
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the solver's verdict is read from its log below

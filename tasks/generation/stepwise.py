@@ -12,14 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from sextant.contracts import Parent, StepBatches, Streams
-
-
-def _as_drawn(batch: Any) -> Any:
-    # The loader's own conversion would turn the tuple into a list.
-    return batch
 
 
 class StepwiseData(pl.LightningDataModule):
@@ -54,10 +48,10 @@ class StepwiseData(pl.LightningDataModule):
         """The training batch of a step."""
         raise NotImplementedError
 
-    def train_dataloader(self) -> DataLoader:
-        """The batches of steps first_step..steps-1."""
-        batches = StepBatches(self.draw_batch, self.first_step, self.steps)
-        return DataLoader(batches, batch_size=None, collate_fn=_as_drawn)
+    def train_dataloader(self) -> StepBatches:
+        """The batches of steps first_step..steps-1; drawn in place, since a DataLoader would only
+        add its cost to every step."""
+        return StepBatches(self.draw_batch, self.first_step, self.steps)
 
 
 class EpochOrder:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sextant.errors import UserError
+
 REQUIRED = ("title", "licence", "citation", "files")
 OPTIONAL = ("sources", "stands_for", "note")
 
 
-class UnknownData(ValueError):
+class UnknownData(UserError, ValueError):
     """The name belongs to no data set described in `tasks/datasets`."""
 
 

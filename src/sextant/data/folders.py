@@ -15,13 +15,14 @@ from pathlib import Path
 
 from sextant.data.definitions import DataFile, Definition, definition, names
 from sextant.data.sources import SOURCES, SourceFailed, describe
+from sextant.errors import UserError
 
 
-class DataNotFound(FileNotFoundError):
+class DataNotFound(UserError, FileNotFoundError):
     """The data set is nowhere; the message names the three ways to supply it."""
 
 
-class WrongBytes(ValueError):
+class WrongBytes(UserError, ValueError):
     """A file's content is not what the description says."""
 
 

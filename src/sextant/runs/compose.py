@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from sextant.errors import UserError, unknown
-from sextant.runs.identity import identifying
+from sextant.runs.identity import identifying, normalised
 from sextant.runs.spec import RunSpec
 
 TIERS = ("smoke", "small", "gpu", "paper")
@@ -106,7 +106,16 @@ class Composer:
         own = {key: value for key, value in self._read("config").items() if key != "hydra"}
         merged = merge(merged, own | {"seed": seed})
         merged = merge(merged, self._option("local", "default"))
-        return resolve(identifying(merged) | {"tier": merged["tier"]}, f"{task} with {method} at tier {tier}")
+        return resolve(
+            identifying(merged) | {"tier": merged["tier"]}, f"{task} with {method} at tier {tier}"
+        )
+
+    def setting(self, group: str, name: str) -> dict[str, Any]:
+        """A group that no run's id depends on (trainer, logger, cluster), with local changes."""
+        if not (self.conf / group / f"{name}.yaml").is_file():
+            raise unknown(group, name, self.options(group))
+        merged = merge(self._option(group, name), self._option("local", "default"))
+        return merged[group]
 
     def _read_file(self, name: str) -> dict[str, Any]:
         path = self.conf / f"{name}.yaml"
@@ -161,7 +170,7 @@ def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: st
         method=method,
         tier=tier,
         seed=config["seed"],
-        settings=identifying(config),
+        settings=normalised(identifying(config)),
         parents={role: parent_spec(parent) for role, parent in sorted(declared.items())},
         time_limit=config["tier"].get("time_limit"),
         needs_gpu=bool(config["tier"].get("needs_gpu")),

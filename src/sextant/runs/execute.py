@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 import traceback
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from sextant.runs.mirror import make_logger
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder, replace_file, write_json
 from sextant.runs.surroundings import Surroundings
+
 
 class FinishedParent:
     """A parent run on disk."""
@@ -110,7 +110,7 @@ def _study_and_examine(
     parents = _finished_parents(spec, surroundings.runs)
     data = build(settings["task"]["data"])
     data.begin(streams, parents)
-    seed_initialisation(spec.seed)
+    training.seed_initialisation(spec.seed)
     student = build(settings["method"]["module"])
     student.begin(streams, parents, data)
     started = time.monotonic()
@@ -169,18 +169,9 @@ def _save(examination: Examination, folder: RunFolder) -> None:
             replace_file(target, lambda path, picture=picture: picture.save(path, format="png"))
 
 
-def seed_initialisation(seed: int) -> None:
-    """Seeds what draws without a stream of its own: the initial weights."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def device_of(accelerator: str) -> str:
     """cpu or gpu, as the trainer will choose."""
-    wants = accelerator in ("gpu", "cuda") or (
-        accelerator == "auto" and torch.cuda.is_available()
-    )
+    wants = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
     return "gpu" if wants else "cpu"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "POT", "hydra-core")
 
-CARRIED_OUT_BY = ("sextant.runs.execute", "sextant.runs.training")
+CARRIED_OUT_BY = ("sextant.runs.training",)
 # Data are identified by their own fingerprints, whatever code found them.
 WITHOUT_EFFECT = ("sextant.data", "sextant.errors")
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
+import random
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 
@@ -82,7 +87,9 @@ class Custodian(pl.Callback):
             )
         due = self.checkpoint_steps and step % self.checkpoint_steps == 0
         if due or now - self.last_checkpoint > self.checkpoint_seconds or self.stop.requested:
-            replace_file(self.folder.checkpoint, trainer.save_checkpoint)
+            replace_file(
+                self.folder.checkpoint, partial(trainer.save_checkpoint, weights_only=False)
+            )
             self.last_checkpoint = now
         if self.stop.requested and step < trainer.max_steps:
             raise Interrupted
@@ -158,6 +165,7 @@ def fit(
     if resume is not None:
         checkpoint = torch.load(resume, map_location="cpu", weights_only=True, mmap=True)
         data.first_step = checkpoint["global_step"]
+    hush_lightning()
     custodian = Custodian(folder, trainer_settings, time_limit, report, stop)
     trainer = pl.Trainer(
         max_steps=steps,
@@ -174,7 +182,30 @@ def fit(
         limit_val_batches=0,
     )
     trainer.fit(student, datamodule=data, ckpt_path=resume, weights_only=True)
+    if trainer.global_step != steps:
+        raise RuntimeError(
+            f"training ended at step {trainer.global_step} of {steps}; the task's data module "
+            "gives too few batches"
+        )
     return custodian.seconds
+
+
+def hush_lightning() -> None:
+    """Keeps Lightning's advertisements and its remarks on intended choices out of the log."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for remark in (
+        ".*module\\(s\\) in eval mode.*",
+        ".*LeafSpec.*",
+        ".*does not have many workers.*",
+    ):
+        warnings.filterwarnings("ignore", message=remark)
+
+
+def seed_initialisation(seed: int) -> None:
+    """Seeds what draws without a stream of its own: the initial weights."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def read_metrics(trainer: pl.Trainer) -> dict[str, float]:

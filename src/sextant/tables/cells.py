@@ -6,8 +6,10 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from sextant.tables.reading import TableError
 from sextant.tables.schema import Column, Line, Margin, Published
 from sextant.tables.statistics import mean, one_sided, sample_std
 
@@ -45,12 +47,12 @@ class Cell:
         """Whether every planned seed is done."""
         return self.planned > 0 and self.n == self.planned
 
-    @property
+    @cached_property
     def mean(self) -> float | None:
         """Over the seeds that are done; None when none is."""
         return mean(list(self.values.values())) if self.values else None
 
-    @property
+    @cached_property
     def std(self) -> float | None:
         """The sample standard deviation over the seeds; None below two."""
         return sample_std(list(self.values.values()))
@@ -88,7 +90,7 @@ def run_cell(
         stale: ids of runs made by older code.
 
     Raises:
-        ValueError: a ledger line contradicts the plan (its seed) or the table (its direction).
+        TableError: a ledger line contradicts the plan (its seed) or the table (its direction).
     """
     metric = column.metric if line.at is None else f"{column.metric}@{line.at}"
     values: dict[int, float] = {}
@@ -98,9 +100,9 @@ def run_cell(
         if record is None:
             continue
         if record.get("seed", seed) != seed:
-            raise ValueError(
+            raise TableError(
                 f"planned: run {run_id} stands for seed {seed} of {line.row.key}/{column.key}, "
-                f"but the ledger says seed {record['seed']}."
+                f"but the ledger says seed {record['seed']}"
             )
         score = record.get("scores", {}).get(metric)
         if record.get("status") != "done":
@@ -108,9 +110,9 @@ def run_cell(
         elif score is None or not math.isfinite(score["value"]):
             failures[seed] = NOT_SCORED if score is None else "diverged"
         elif score.get("better", column.better) != column.better:
-            raise ValueError(
+            raise TableError(
                 f"columns.{column.key}.better is {column.better}, but run {run_id} scored "
-                f"{metric} with better: {score['better']}."
+                f"{metric} with better: {score['better']}"
             )
         else:
             values[seed] = float(score["value"])

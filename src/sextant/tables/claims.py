@@ -179,6 +179,8 @@ def _figure(claim: Claim, table: TableDefinition, comparisons: list[Comparison])
     column = next(c for c in table.all_columns if c.key == worst.column)
     pair = f"{labels[worst.left]} against {labels.get(worst.right, worst.right)} on {column.label}"
     tail = f" ({worst.remark})" if worst.remark else ""
+    if all(comparison.status == "not_run" for comparison in comparisons) and len(comparisons) > 1:
+        return f"None of {len(comparisons)} pairs was run."
     if worst.interval is None:
         return f"{_counts(comparisons)}{pair}: no difference can be tested{tail}."
     digits, interval = column.digits + 1, worst.interval

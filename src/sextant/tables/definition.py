@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sextant.tables.parsing import parse
-from sextant.tables.reading import DefinitionError, nearest, read_yaml
+from sextant.tables.reading import TableError, nearest, read_yaml
 from sextant.tables.register import Register, read_register
 from sextant.tables.schema import TIERS, TableDefinition
 
 __all__ = [
     "TIERS",
-    "DefinitionError",
     "Request",
     "TableDefinition",
+    "TableError",
     "check_configs",
     "find_table",
     "find_tables",
@@ -49,12 +49,12 @@ def load(path: Path, root: Path, register: Register | None = None) -> TableDefin
         register: when given, number, id and paper must agree with it.
 
     Raises:
-        DefinitionError: one sentence naming the file, the field, what was wrong, what is allowed.
+        TableError: one sentence naming the file, the field, what was wrong, what is allowed.
     """
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     table = parse(shown, read_yaml(path, shown))
     if table.id != path.stem:
-        raise DefinitionError(f"{shown}: id is {table.id!r}, but the file is {path.name}.")
+        raise TableError(f"{shown}: id is {table.id!r}, but the file is {path.name}")
     return table if register is None else _registered(table, register)
 
 
@@ -63,13 +63,13 @@ def _registered(table: TableDefinition, register: Register) -> TableDefinition:
     if entry is None or entry.id != table.id:
         known = {e.id: e.number for e in register.entries.values()}
         wanted = f"{known[table.id]}" if table.id in known else "no number yet"
-        raise DefinitionError(
-            f"{table.file}: number is {table.number}, but the register gives {table.id} {wanted}."
+        raise TableError(
+            f"{table.file}: number is {table.number}, but the register gives {table.id} {wanted}"
         )
     if table.paper.key != entry.paper:
-        raise DefinitionError(
+        raise TableError(
             f"{table.file}: paper.key is {table.paper.key!r}, but the register says {entry.paper}"
-            f"{nearest(table.paper.key, register.papers)}."
+            f"{nearest(table.paper.key, register.papers)}"
         )
     return replace(table, paper=replace(table.paper, title=register.papers[entry.paper]))
 
@@ -78,7 +78,7 @@ def find_tables(root: Path) -> list[TableDefinition]:
     """Every table file of the project, by number.
 
     Raises:
-        DefinitionError: a file is wrong, or two files have one number.
+        TableError: a file is wrong, or two files have one number.
     """
     register = read_register(root)
     tables = [load(path, root, register) for path in sorted(root.glob("tasks/*/tables/*.yaml"))]
@@ -86,8 +86,8 @@ def find_tables(root: Path) -> list[TableDefinition]:
     for table in tables:
         other = by_number.setdefault(table.number, table)
         if other is not table:
-            raise DefinitionError(
-                f"{table.file}: number is {table.number}, which {other.file} has already."
+            raise TableError(
+                f"{table.file}: number is {table.number}, which {other.file} has already"
             )
     return [by_number[number] for number in sorted(by_number)]
 
@@ -96,7 +96,7 @@ def find_table(root: Path, which: int | str) -> TableDefinition:
     """One table by number (`12`, `"12"`) or id (`"otmf-1"`); other table files are not read.
 
     Raises:
-        DefinitionError: no such number or id, a table that is not built yet, or a wrong file.
+        TableError: no such number or id, a table that is not built yet, or a wrong file.
     """
     register = read_register(root)
     entry = register.entry(which)
@@ -104,8 +104,8 @@ def find_table(root: Path, which: int | str) -> TableDefinition:
     if entry.id not in built:
         numbers = sorted(e.number for e in register.entries.values() if e.id in built)
         listed = ", ".join(str(number) for number in numbers) or "none"
-        raise DefinitionError(
-            f"table {entry.number} ({entry.id}, {entry.title}) is not built yet; built: {listed}."
+        raise TableError(
+            f"table {entry.number} ({entry.id}, {entry.title}) is not built yet; built: {listed}"
         )
     return load(built[entry.id], root, register)
 
@@ -119,7 +119,7 @@ def requests(
         seeds: instead of the seeds the table states for the tier.
 
     Raises:
-        DefinitionError: the table states no seeds for the tier.
+        TableError: the table states no seeds for the tier.
     """
     chosen = tier_seeds(definition, tier) if seeds is None else tuple(seeds)
     return [
@@ -135,12 +135,12 @@ def tier_seeds(definition: TableDefinition, tier: str) -> tuple[int, ...]:
     """The seeds of a tier.
 
     Raises:
-        DefinitionError: the table states none for it.
+        TableError: the table states none for it.
     """
     if tier not in definition.seeds:
-        raise DefinitionError(
+        raise TableError(
             f"{definition.file}: seeds has no tier {tier!r}; allowed: {', '.join(definition.seeds)}"
-            f"{nearest(tier, definition.seeds)}."
+            f"{nearest(tier, definition.seeds)}"
         )
     return definition.seeds[tier]
 
@@ -149,7 +149,7 @@ def check_configs(definition: TableDefinition, root: Path) -> None:
     """Checks that each task and method of the table has a config file under `conf/`.
 
     Raises:
-        DefinitionError: one is missing; the nearest existing name is given.
+        TableError: one is missing; the nearest existing name is given.
     """
     used = [("columns", c.key, "task", str(c.task)) for c in definition.columns]
     used += [("rows", r.key, "method", r.method) for r in definition.rows]
@@ -160,7 +160,7 @@ def check_configs(definition: TableDefinition, root: Path) -> None:
         known[group] = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
     for part, key, group, name in used:
         if name not in known[group]:
-            raise DefinitionError(
+            raise TableError(
                 f"{definition.file}: {part}.{key}.{group} is {name!r}, but there is no file "
-                f"conf/{group}/{name}.yaml{nearest(name, known[group])}."
+                f"conf/{group}/{name}.yaml{nearest(name, known[group])}"
             )

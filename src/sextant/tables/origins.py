@@ -13,6 +13,7 @@ from sextant.tables.cells import Cell
 from sextant.tables.schema import TableDefinition
 
 SHORT = 10
+Plan = Mapping[tuple[str, str], tuple[tuple[int, str], ...]]
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,16 @@ class Origins:
     """What the runs of a table share.
 
     `commits` are short, with a plus where the tree had changes; `hours` go by device; `data`
-    gives the fingerprints of each data set by its true name; `data_of` the names by column;
-    `digest` is 16 hex of the sha256 over the ledger lines.
+    gives the fingerprints of each data set by its true name, `data_of` the same for each column;
+    `digest` is 16 hex of the sha256 over id, status, reason and scores of every run; the id stands
+    for the settings.
     """
 
     runs: int
     commits: tuple[str, ...]
     hours: Mapping[str, float]
     data: Mapping[str, tuple[str, ...]]
-    data_of: Mapping[str, tuple[str, ...]]
+    data_of: Mapping[str, Mapping[str, tuple[str, ...]]]
     digest: str
 
     def to_json(self) -> dict[str, Any]:
@@ -63,12 +65,18 @@ def holes(definition: TableDefinition, cells: Mapping[tuple[str, str], Cell]) ->
                 found.setdefault(("missing", line.row.key, column.key), set()).add(seed)
             for seed, reason in cell.failures.items():
                 found.setdefault((reason, line.row.key, column.key), set()).add(seed)
-    return tuple(Hole(*key, tuple(sorted(found[key]))) for key in sorted(found))
+    reasons = sorted({reason for reason, _, _ in found})
+    return tuple(
+        Hole(reason, row.key, column.key, tuple(sorted(found[reason, row.key, column.key])))
+        for reason in reasons
+        for row in definition.rows
+        for column in definition.columns
+        if (reason, row.key, column.key) in found
+    )
 
 
 def origins(
-    definition: TableDefinition,
-    plan: Mapping[tuple[str, str], tuple[tuple[int, str], ...]],
+    plan: Plan,
     records: Mapping[str, Mapping[str, Any]],
 ) -> Origins:
     """Gathers commits, hours and data over the runs of a table, each run counted once."""
@@ -86,22 +94,40 @@ def origins(
         seconds.setdefault(device, []).append(float(record.get("seconds") or 0.0))
         for name, fingerprint in (provenance.get("data") or {}).items():
             data.setdefault(name, set()).add(str(fingerprint))
-        lines.update(json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n")
-    data_of: dict[str, tuple[str, ...]] = {}
-    for column in definition.columns:
-        runs = [run_id for (_, key), run in plan.items() if key == column.key for _, run_id in run]
-        names = {
-            name
-            for run_id in runs
-            if run_id in records
-            for name in ((records[run_id].get("provenance") or {}).get("data") or {})
-        }
-        data_of[column.key] = tuple(sorted(names))
+        outcome = [run_id, record.get("status"), record.get("reason"), record.get("scores")]
+        lines.update(json.dumps(outcome, sort_keys=True).encode() + b"\n")
     return Origins(
         runs=len(records),
         commits=tuple(sorted(commits)),
         hours={key: math.fsum(seconds[key]) / 3600 for key in sorted(seconds)},
         data={name: tuple(sorted(data[name])) for name in sorted(data)},
-        data_of=data_of,
+        data_of=_data_of(plan, records),
         digest=lines.hexdigest()[:16],
     )
+
+
+def mixed_data(definition: TableDefinition, found: Origins) -> tuple[str, ...]:
+    """A sentence for each column whose runs saw different data under one name."""
+    return tuple(
+        f"Runs of column {column.label} saw {len(prints)} different versions of {name}"
+        for column in definition.columns
+        for name, prints in found.data_of.get(column.key, {}).items()
+        if len(prints) > 1
+    )
+
+
+def _data_of(
+    plan: Plan, records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """The fingerprints of each data set, by column and name, names sorted."""
+    found: dict[str, dict[str, set[str]]] = {}
+    for (_, column), runs in plan.items():
+        names = found.setdefault(column, {})
+        for _, run_id in runs:
+            provenance = records.get(run_id, {}).get("provenance") or {}
+            for name, fingerprint in (provenance.get("data") or {}).items():
+                names.setdefault(name, set()).add(str(fingerprint))
+    return {
+        column: {name: tuple(sorted(prints)) for name, prints in sorted(names.items())}
+        for column, names in found.items()
+    }

@@ -29,7 +29,7 @@ def parse(file: str, content: object) -> TableDefinition:
         content: the YAML value of the file.
 
     Raises:
-        DefinitionError: one sentence naming the file and the field.
+        TableError: one sentence naming the file and the field.
     """
     fields = Fields(file, "", content)
     number, identity = fields.integer("number", 1), fields.text("id")
@@ -196,23 +196,22 @@ def _row(key: str, fields: Fields, at: tuple[int, ...], columns: tuple[Column, .
 
 
 def _margins(fields: Fields, columns: tuple[Column, ...]) -> Mapping[str, Margin]:
+    """Margins by column: `absolute` and `because` for all, a column's own mapping before that."""
     if "margin" not in fields.values:
         fields.raw("margin", None)
         return {}
     inside = fields.child("margin")
-    own = inside.child("columns", {})
     names = [column.key for column in columns]
-    for name in own.values:
-        if name not in names:
-            raise own.unknown("", "names the column", name, names)
+    own = [name for name in inside.values if name not in ("absolute", "because")]
     margins: dict[str, Margin] = {}
-    if "absolute" in inside.values or not own.values:
+    if len(own) < len(inside.values) or not own:
         margins = dict.fromkeys(names, read_margin(inside))
-    for name in own.values:
-        part = own.child(name)
+    for name in own:
+        if name not in names:
+            raise inside.unknown("", "names the column", name, ["absolute", "because", *names])
+        part = inside.child(name)
         margins[name] = read_margin(part)
         part.end()
-    inside.end()
     return margins
 
 

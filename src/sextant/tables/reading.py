@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 
 import yaml
 
+from sextant.errors import UserError
+
 T = TypeVar("T")
 _REQUIRED: Any = object()
 _KEY = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class DefinitionError(ValueError):
-    """A table file or the register says something that cannot be right; the text is one sentence
-    naming the file, the field, what was wrong and what is allowed."""
+class TableError(UserError, ValueError):
+    """A table file, the register, a plan or a ledger line says something that cannot be right; the
+    text is one sentence naming the file, the field, what was wrong and what is allowed."""
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -45,7 +47,7 @@ def read_yaml(path: Path, shown: str) -> Any:
     """The content of a YAML file; `shown` is how messages name it.
 
     Raises:
-        DefinitionError: the file cannot be parsed or writes a key twice.
+        TableError: the file cannot be parsed or writes a key twice.
     """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
@@ -53,7 +55,7 @@ def read_yaml(path: Path, shown: str) -> Any:
         problem = getattr(error, "problem", None) or str(error)
         mark = getattr(error, "problem_mark", None)
         line = f" on line {mark.line + 1}" if mark else ""
-        raise DefinitionError(f"{shown}: the file is not valid YAML{line}: {problem}.") from None
+        raise TableError(f"{shown}: the file is not valid YAML{line}: {problem}") from None
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str:
@@ -71,23 +73,23 @@ class Fields:
         value: what the file holds there.
 
     Raises:
-        DefinitionError: from every method, in one sentence.
+        TableError: from every method, in one sentence.
     """
 
     def __init__(self, file: str, place: str, value: object) -> None:
         self.file, self.place = file, place
         if not isinstance(value, Mapping):
             where = place or "the file"
-            raise DefinitionError(f"{file}: {where} must be a mapping, got {_kind(value)}.")
+            raise TableError(f"{file}: {where} must be a mapping, got {_kind(value)}")
         self.values: Mapping[Any, Any] = value
         self._asked: set[str] = set()
 
-    def problem(self, name: str, wrong: str) -> DefinitionError:
-        """The error that says `<file>: <place>.<name> <wrong>.`"""
+    def problem(self, name: str, wrong: str) -> TableError:
+        """The error that says `<file>: <place>.<name> <wrong>`"""
         field = ".".join(part for part in (self.place, name) if part)
-        return DefinitionError(f"{self.file}: {field} {wrong}.")
+        return TableError(f"{self.file}: {field} {wrong}")
 
-    def unknown(self, name: str, what: str, got: object, allowed: Iterable[str]) -> DefinitionError:
+    def unknown(self, name: str, what: str, got: object, allowed: Iterable[str]) -> TableError:
         """The error for a word outside a closed list, with the nearest allowed word."""
         words = list(allowed)
         listed = ", ".join(words) if words else "none"

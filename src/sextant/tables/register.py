@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sextant.tables.reading import DefinitionError, Fields, nearest, read_yaml
+from sextant.tables.reading import Fields, TableError, nearest, read_yaml
 
 REGISTER_FILE = "tasks/register.yaml"
 
@@ -36,19 +36,19 @@ class Register:
         """The entry of a number (`12`, `"12"`) or id (`"otmf-1"`).
 
         Raises:
-            DefinitionError: there is none; the nearest id is given.
+            TableError: there is none; the nearest id is given.
         """
         if isinstance(which, int) or which.isdigit():
             if int(which) in self.entries:
                 return self.entries[int(which)]
             first, last = min(self.entries), max(self.entries)
-            raise DefinitionError(f"there is no table {which}; numbers go from {first} to {last}.")
+            raise TableError(f"there is no table {which}; numbers go from {first} to {last}")
         by_id = {entry.id: entry for entry in self.entries.values()}
         if which in by_id:
             return by_id[which]
-        raise DefinitionError(
+        raise TableError(
             f"there is no table {which!r}; allowed: a number or an id of {REGISTER_FILE}"
-            f"{nearest(which, by_id)}."
+            f"{nearest(which, by_id)}"
         )
 
 
@@ -56,11 +56,11 @@ def read_register(root: Path) -> Register:
     """Reads `tasks/register.yaml`.
 
     Raises:
-        DefinitionError: the file is missing, or one sentence on what is wrong in it.
+        TableError: the file is missing, or one sentence on what is wrong in it.
     """
     path = root / REGISTER_FILE
     if not path.is_file():
-        raise DefinitionError(f"{REGISTER_FILE}: the file is missing from the project folder.")
+        raise TableError(f"{REGISTER_FILE}: the file is missing from the project folder")
     fields = Fields(REGISTER_FILE, "", read_yaml(path, REGISTER_FILE))
     inside = fields.child("papers")
     papers = {key: inside.text(key) for key in inside.values}

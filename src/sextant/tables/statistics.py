@@ -15,7 +15,7 @@ def mean(values: Sequence[float]) -> float:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("values must hold at least one number, got none.")
+        raise ValueError("values must hold at least one number, got none")
     return math.fsum(values) / len(values)
 
 
@@ -38,9 +38,9 @@ def t_cdf(t: float, dof: int) -> float:
         ValueError: `dof` is below 1, or `t` is not a number.
     """
     if dof < 1:
-        raise ValueError(f"dof must be a whole number >= 1, got {dof}.")
+        raise ValueError(f"dof must be a whole number >= 1, got {dof}")
     if math.isnan(t):
-        raise ValueError("t must be a number, got nan.")
+        raise ValueError("t must be a number, got nan")
     theta = math.atan2(abs(t), math.sqrt(dof))
     sine, cosine = math.sin(theta), math.cos(theta)
     odd = dof % 2 == 1
@@ -62,7 +62,7 @@ def t_quantile(probability: float, dof: int) -> float:
         ValueError: `probability` is not strictly between 0 and 1, or `dof` is below 1.
     """
     if not 0.0 < probability < 1.0:
-        raise ValueError(f"probability must be between 0 and 1, got {probability}.")
+        raise ValueError(f"probability must be between 0 and 1, got {probability}")
     if probability < 0.5:
         return -t_quantile(1.0 - probability, dof)
     low, high = 0.0, 1.0

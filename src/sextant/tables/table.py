@@ -10,7 +10,8 @@ from typing import Any
 from sextant.tables.cells import Cell, run_cell, summary_cell, verdict
 from sextant.tables.claims import ClaimResult, judge
 from sextant.tables.definition import tier_seeds
-from sextant.tables.origins import Hole, Origins, holes, origins
+from sextant.tables.origins import Hole, Origins, holes, mixed_data, origins
+from sextant.tables.reading import TableError
 from sextant.tables.schema import TIERS, Column, Line, TableDefinition
 from sextant.tables.statistics import mean
 
@@ -83,11 +84,11 @@ def build(
         seeds: instead of those the table states for the tier.
 
     Raises:
-        ValueError: an unknown tier, a cell without a plan or with the wrong number of runs, or a
+        TableError: an unknown tier, a cell without a plan or with the wrong number of runs, or a
             ledger line that contradicts the plan.
     """
     if tier not in TIERS:
-        raise ValueError(f"tier is {tier!r}; allowed: {', '.join(TIERS)}.")
+        raise TableError(f"tier is {tier!r}; allowed: {', '.join(TIERS)}")
     chosen = tier_seeds(definition, tier) if seeds is None else tuple(seeds)
     plan = _plan(definition, planned, chosen)
     used = {run_id for runs in plan.values() for _, run_id in runs}
@@ -103,9 +104,12 @@ def build(
             usable = definition.applies(line.row, column)
             empty = Cell(line.key, column.key, 0, applicable=False)
             cells[line.key, column.key] = summary_cell(line, column, parts) if usable else empty
-    cells = {key: _judged(cell, definition, tier) for key, cell in cells.items()}
-    order = [(line.key, c.key) for line in definition.lines for c in definition.all_columns]
-    cells = {key: cells[key] for key in order}
+    cells = {
+        (line.key, column.key): _judged(cells[line.key, column.key], line, definition, tier)
+        for line in definition.lines
+        for column in definition.all_columns
+    }
+    found = origins(plan, kept)
     return Table(
         definition=definition,
         tier=tier,
@@ -115,8 +119,8 @@ def build(
         planned=plan,
         records=kept,
         holes=holes(definition, cells),
-        origins=origins(definition, plan, kept),
-        notes=_average_notes(definition),
+        origins=found,
+        notes=(*_average_notes(definition), *mixed_data(definition, found)),
     )
 
 
@@ -130,9 +134,9 @@ def _plan(
                 continue
             runs = planned.get((row.key, column.key), ())
             if len(runs) != len(seeds):
-                raise ValueError(
+                raise TableError(
                     f"planned has {len(runs)} runs for {row.key}/{column.key}; allowed: one for "
-                    f"each of the {len(seeds)} seeds."
+                    f"each of the {len(seeds)} seeds"
                 )
             plan[row.key, column.key] = tuple(zip(seeds, runs, strict=True))
     return plan
@@ -151,10 +155,9 @@ def _cell(
     return run_cell(line, column, dict(plan[line.row.key, column.key]), records, stale)
 
 
-def _judged(cell: Cell, definition: TableDefinition, tier: str) -> Cell:
+def _judged(cell: Cell, line: Line, definition: TableDefinition, tier: str) -> Cell:
     printed = definition.published.get((cell.line, cell.column))
-    row = next(line.row for line in definition.lines if line.key == cell.line)
-    if row.reference or not cell.applicable:
+    if line.row.reference or not cell.applicable:
         return replace(cell, published=printed)
     margin = definition.margins.get(cell.column)
     return replace(cell, published=printed, verdict=verdict(cell, printed, margin, tier))
@@ -176,7 +179,7 @@ def _average_notes(definition: TableDefinition) -> tuple[str, ...]:
                 notes.append(
                     f"The paper prints {average.mean:.{column.digits}f} as {column.label} of "
                     f"{line.row.label}, but its printed cells average to "
-                    f"{mean(numbers):.{column.digits}f}."
+                    f"{mean(numbers):.{column.digits}f}"
                 )
     return tuple(notes)
 
@@ -231,7 +234,9 @@ def _column_json(column: Column, table: Table) -> dict[str, Any]:
         "unit": column.unit,
         "digits": column.digits,
         "margin": margin.absolute if margin else None,
-        "data": list(table.origins.data_of.get(column.key, ())),
+        "data": {
+            name: list(prints) for name, prints in table.origins.data_of.get(column.key, {}).items()
+        },
     }
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class ConvAutoencoder(nn.Module):
     """conv 32, conv 64, fc 128, code; the decoder mirrors it and ends in a sigmoid.
 
-    Both convolutions halve the side (28, 14, 7), which makes a step several times cheaper than
-    convolving the full image with 32 channels.
+    Both convolutions halve the side (28, 14, 7): the wide one then has a quarter of the products
+    it would have after a first convolution at full size.
 
     Args:
         latent: length of the code.

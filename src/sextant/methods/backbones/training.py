@@ -13,6 +13,19 @@ PROGRESS_EVERY = 50
 """Steps between two progress reports; logging each step would cost as much as a small step."""
 
 
+class Adam(torch.optim.Adam):
+    """Adam that does not look for accelerators at every step.
+
+    The stock optimizer checks before each step that it is not recorded into an accelerator's
+    graph. Nothing here records graphs, and on a machine without a GPU the check loads the
+    driver's library anew each time. A torch that has no such check calls none of these.
+    """
+
+    def _accelerator_graph_capture_health_check(self) -> None: ...
+
+    def _cuda_graph_capture_health_check(self) -> None: ...
+
+
 def cosine(step: int, steps: int) -> float:
     """The share of the learning rate at `step`: 1 at step 0, 0 from `steps` on."""
     return 0.5 * (1.0 + math.cos(math.pi * min(step, steps) / steps))
@@ -25,7 +38,7 @@ def adam_with_cosine(
 
     The schedule is a closed form of the step number, so a resumed run continues it exactly.
     """
-    optimizer = torch.optim.Adam(list(parameters), lr=learning_rate, fused=True)
+    optimizer = Adam(list(parameters), lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: cosine(step, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -15,15 +15,18 @@ from sextant.methods.backbones.dual import DualPerceptron
 class VelocityMLP(nn.Module):
     """A SiLU perceptron u(z, t, h, label) from R^dimension to R^dimension.
 
-    t and h, both in [0, 1], enter as sines and cosines of angular frequencies pi 2^k: the lowest
-    has period 2, because with period 1 the two ends of the unit interval would look alike and the
-    network could not tell one step over the whole interval (h = 1) from a velocity (h = 0).
+    t and h, both in [0, 1], enter as sines and cosines of the angular frequencies
+    `lowest_frequency` 2^k. The lowest must stay below 2 pi, where the two ends of the unit interval
+    would look alike and one step over the whole interval (h = 1) would pass for a velocity (h = 0).
+    The default keeps all of them low: the mean-flow target contains the network's own derivative
+    in t, and high frequencies make it noisy.
 
     Args:
         dimension: of z and of the velocity.
         width: of the hidden layers.
         depth: number of hidden layers.
         frequencies: number of frequencies for t, and as many for h.
+        lowest_frequency: the first of them, in radians per unit of time, in (0, 2 pi).
         classes: number of labels; 0 builds an unconditional network, which ignores labels.
         class_width: width of the label embedding, concatenated to the other inputs.
 
@@ -41,6 +44,7 @@ class VelocityMLP(nn.Module):
         frequencies: int = 4,
         classes: int = 0,
         class_width: int = 32,
+        lowest_frequency: float = 1.0,
     ) -> None:
         super().__init__()
         sizes = {"dimension": dimension, "width": width, "depth": depth, "frequencies": frequencies}
@@ -50,7 +54,9 @@ class VelocityMLP(nn.Module):
         if classes < 0:
             raise ValueError(f"classes must be 0 (unconditional) or more, got {classes}")
         self.dimension, self.classes = dimension, classes
-        angular = math.pi * 2.0 ** torch.arange(frequencies)
+        if not 0 < lowest_frequency < 2 * math.pi:
+            raise ValueError(f"lowest_frequency must lie in (0, 2 pi), got {lowest_frequency}")
+        angular = lowest_frequency * 2.0 ** torch.arange(frequencies)
         self.register_buffer("angular", angular, persistent=False)
         self.embedding = nn.Embedding(classes, class_width) if classes else None
         inputs = dimension + 4 * frequencies + (class_width if classes else 0)

@@ -20,6 +20,7 @@ from sextant.runs.surroundings import Surroundings
 from sextant.runs.worker import work
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 DEATHS_BEFORE_GIVING_UP = 2
 
 
@@ -69,7 +70,12 @@ class _Launch:
         self.workers: list[Worker] = []
 
     def carry_out(self) -> Outcome:
+        def asked_to_stop(signum: int, frame: object) -> None:
+            raise KeyboardInterrupt
+
         with self.progress:
+            # A job shell may have Ctrl-C ignored; being asked to end is the same wish.
+            before = {number: signal.signal(number, asked_to_stop) for number in STOP_SIGNALS}
             try:
                 self.workers = [self._start() for _ in range(self.wanted)]
                 self._loop()
@@ -78,6 +84,8 @@ class _Launch:
                 self.progress.note("stopping: each run writes a checkpoint first")
             finally:
                 self._stop()
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         return self.outcome
 
     def _loop(self) -> None:

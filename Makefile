@@ -1,0 +1,58 @@
+# Targets with a ## comment are listed by `make help`.
+TIER ?= small
+WHERE ?= local
+SEEDS ?=
+WORKERS ?=
+LOGGER ?=
+FRESH ?=
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
+OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-all lint bench lock tables clean-runs
+
+help: ## list the targets
+	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [WHERE=local|slurm] [WORKERS=n] [LOGGER=csv|wandb] [FRESH=1]"
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/' | expand -t 24
+
+setup: $(VENV)/.complete ## make .venv from requirements.lock (once)
+
+$(VENV)/.complete: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Sextant needs Python 3.11; say where it is: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "making $(VENV) from requirements.lock (a few minutes, about 3 GB to download)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+reproduce-table-%: $(VENV)/.complete ## run what table N lacks, then print it beside its claims
+	@$(SEXTANT) reproduce $* $(OPTIONS)
+
+plan-table-%: $(VENV)/.complete ## what would run for table N, why, and how long it takes
+	@$(SEXTANT) plan $* $(OPTIONS)
+
+tables: $(VENV)/.complete ## refill every table and generated page from the ledger, running nothing
+	@$(SEXTANT) table all
+
+test: $(VENV)/.complete ## the fast test suite
+	@$(VENV)/bin/python -m pytest -m "not slow and not gpu and not slurm and not browser"
+
+test-all: $(VENV)/.complete ## every test this machine can run, the slow ones too
+	@$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.complete ## ruff, check and format
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+
+bench: $(VENV)/.complete ## every benchmark, each printed as ratios of one process
+	@for benchmark in benchmarks/*.py; do $(VENV)/bin/python $$benchmark || exit 1; done
+
+wandb-sync: $(VENV)/.complete ## push offline W&B runs to the server you are logged in to
+	@$(VENV)/bin/wandb sync --include-offline $$(find results/runs -type d -name 'offline-run-*')
+
+lock: ## rewrite requirements.lock from the newest versions that fit pyproject.toml
+	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
+	@.lock-venv/bin/pip install --quiet "setuptools>=75" "torch<2.15" && .lock-venv/bin/pip install --quiet ".[test]"
+	@{ head -n 1 requirements.lock; .lock-venv/bin/pip freeze --all --exclude sextant --exclude pip | sort -f; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv

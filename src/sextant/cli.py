@@ -1,0 +1,64 @@
+"""The command `sextant`: eight verbs, each importing what it needs only when it is called."""
+
+from __future__ import annotations
+
+import sys
+
+from sextant import __version__
+from sextant.errors import UserError, unknown
+
+VERBS = {
+    "run": "one run, with plain Hydra overrides",
+    "plan": "what would run for a table, why, and how long it takes",
+    "reproduce": "run what a table lacks, then print it beside its claims",
+    "table": "print a table from the ledger alone",
+    "explain": "a cell's runs: settings, commit, data, and the command that makes it again",
+    "status": "how full each table is and what runs now",
+    "figures": "draw a table's figures from the saved samples",
+    "data": "list, fetch or verify data sets",
+}
+EXAMPLES = """examples:
+  sextant reproduce 12                               refill table 12 at tier small
+  sextant plan 12 tier=paper                         what that would take
+  sextant run task=generation/normal_to_eight_gaussians method=flow/mean_flow tier=smoke seed=0
+  sextant table 12 format=md                         the table as markdown
+  sextant explain 12 ot_exact@1/moons                where a cell comes from
+  sextant data list                                  which data sets are here
+`sextant VERB --help` says more about each."""
+
+
+def help_text() -> str:
+    lines = ["usage: sextant VERB [ARGUMENT ...] [key=value ...]", ""]
+    lines += ["Reruns the experiments of six papers and refills their tables.", "", "verbs:"]
+    lines += [f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()]
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs a verb; a mistake of the user is one sentence on stderr and exit code 2."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0
+    if arguments[0] == "--version":
+        print(f"sextant {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    try:
+        if verb not in VERBS:
+            raise unknown("verb", verb, VERBS)
+        from importlib import import_module
+
+        return import_module(f"sextant.verbs.{verb}").main(rest)
+    except UserError as error:
+        print(f"sextant: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sextant: stopped; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Squared Euclidean costs between two clouds of points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def flat_cloud(points: Tensor, name: str) -> Tensor:
+    """Points (n, *shape) as a detached float cloud (n, d); half precision becomes float32.
+
+    Raises:
+        TypeError: for anything but a tensor of floating-point numbers.
+        ValueError: for a cloud without points or coordinates, or with NaN or infinite coordinates.
+    """
+    if not isinstance(points, Tensor) or not points.is_floating_point():
+        found = points.dtype if isinstance(points, Tensor) else type(points).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+    if points.ndim < 2 or points.numel() == 0:
+        shape = tuple(points.shape)
+        raise ValueError(f"{name} must have shape (n, *shape) with n >= 1, got {shape}")
+    points = points.detach().flatten(1)
+    if points.dtype in (torch.float16, torch.bfloat16):
+        points = points.float()
+    if not torch.isfinite(points).all():
+        raise ValueError(f"{name} has NaN or infinite coordinates; every coordinate must be finite")
+    return points
+
+
+def flat_clouds(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Two equally many points, (n, *shape) each, as clouds (n, d); see `flat_cloud`.
+
+    Raises:
+        TypeError: as `flat_cloud`.
+        ValueError: as `flat_cloud`, and where the numbers of points or of coordinates differ.
+    """
+    source, target = flat_cloud(source, "source"), flat_cloud(target, "target")
+    if source.shape != target.shape:
+        raise ValueError(
+            "source and target must hold equally many points of equally many coordinates, "
+            f"got {tuple(source.shape)} and {tuple(target.shape)}"
+        )
+    return source, target
+
+
+def centred(points: Tensor) -> Tensor:
+    """A cloud (n, d) moved so that its mean is 0.
+
+    Centring each of two clouds on its own mean changes their squared distances by a constant a row
+    and a constant a column, so it changes no transport plan; it removes the large numbers in which
+    a small distance would drown.
+    """
+    return points - points.mean(0)
+
+
+def squared_distances(source: Tensor, target: Tensor) -> Tensor:
+    """Costs C_ij = ||source_i - target_j||^2 (n, m) of clouds (n, d) and (m, d), never negative.
+
+    One matrix product after centring both clouds on the same point, in the dtype of the clouds.
+    """
+    middle = 0.5 * (source.mean(0) + target.mean(0))
+    source, target = source - middle, target - middle
+    cost = torch.addmm(target.square().sum(1)[None], source, target.t(), alpha=-2.0)
+    return cost.add_(source.square().sum(1)[:, None]).clamp_(min=0.0)

@@ -1,0 +1,1 @@
+"""The verbs of the command line: each module's `main(arguments)` returns an exit code."""

@@ -1,0 +1,152 @@
+"""sextant run: one run as a plain Hydra app."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+from sextant.errors import UserError, unknown
+from sextant.paths import find_project
+from sextant.runs.compose import TIERS, Composer, spec_from_config
+from sextant.runs.spec import RunSpec
+
+USAGE = """usage: sextant run [task=NAME] [method=NAME] [tier=small] [seed=0] [key=value ...]
+
+Carries out one run, after the runs it starts from, and prints its scores. It is a plain Hydra app:
+any setting can be overridden, --multirun sweeps, --cfg job prints the composed config. The same
+settings are the same run: asked for again, it prints what the ledger has.
+
+examples:
+  sextant run task=generation/normal_to_eight_gaussians method=flow/mean_flow tier=smoke seed=0
+  sextant run method=flow/ot_mean_flow_exact tier=smoke logger=wandb
+  sextant run tier=smoke seed=0,1,2 --multirun"""
+
+
+def main(arguments: list[str]) -> int:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(USAGE)
+        return 0
+    import hydra
+
+    project = find_project()
+    _check(project.conf, arguments)
+    results: list[dict[str, Any]] = []
+    conf = str(project.conf)
+    app = hydra.main(version_base="1.3", config_path=conf, config_name="config")(
+        lambda config: results.append(_carry_out(config))
+    )
+    kept = sys.argv
+    sys.argv = ["sextant run", *arguments]
+    try:
+        app()
+    finally:
+        sys.argv = kept
+    return 1 if any(record["status"] == "failed" for record in results) else 0
+
+
+def _check(conf, arguments: list[str]) -> None:
+    """Turns a mistake in the overrides into one sentence before Hydra prints many."""
+    from hydra import compose, initialize_config_dir
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    choices = {"task": None, "method": None, "tier": None}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in choices and "," not in value:
+            allowed = TIERS if key == "tier" else Composer(conf).options(key)
+            if value not in allowed:
+                raise unknown(key, value, allowed)
+    if any(flag in arguments for flag in ("--multirun", "-m", "--info")):
+        return
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            compose("config", overrides=overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _as_sentence(error, conf, overrides) from None
+
+
+def _as_sentence(error: Exception, conf, overrides: list[str]) -> UserError:
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    text = " ".join(str(error).split())
+    unknown_key = re.search(r"Could not override '([\w.@/]+)'", text)
+    if unknown_key is None:
+        return UserError(text)
+    path = unknown_key[1].split(".")
+    kept = [entry for entry in overrides if entry.partition("=")[0] in ("task", "method", "tier")]
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        level = OmegaConf.to_container(compose("config", overrides=kept))
+    for depth, key in enumerate(path):
+        if not isinstance(level, dict) or key not in level:
+            where = ".".join(path[:depth]) or "the config"
+            keys = list(level) if isinstance(level, dict) else []
+            return unknown(f"key in {where}", key, keys)
+        level = level[key]
+    return UserError(text)
+
+
+def _carry_out(config: Any) -> dict[str, Any]:
+    """The body of the Hydra app: resolves the run, then carries out its lineage."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    project = find_project()
+    choices = HydraConfig.get().runtime.choices
+    task, method, tier = choices["task"], choices["method"], choices["tier"]
+    try:
+        resolved = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        sentence = " ".join(str(error).split("\n")[0].split())
+        raise UserError(f"{task} with {method} at tier {tier} does not fit: {sentence}") from None
+    composer = Composer(project.conf)
+
+    def parent_spec(parent: dict[str, Any]) -> RunSpec:
+        seed = parent.get("seed", "same")
+        return composer.spec(
+            parent["task"],
+            parent["method"],
+            parent.get("tier", tier),
+            resolved["seed"] if seed == "same" else seed,
+        )
+
+    spec = spec_from_config(resolved, task, method, tier, parent_spec)
+    return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"])
+
+
+def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]:
+    """Carries out the parents that are not here, then the run; prints what came of it."""
+    from sextant.runs.execute import execute
+    from sextant.runs.launch.progress import Progress
+    from sextant.runs.surroundings import Surroundings
+    from sextant.runs.training import Interrupted
+
+    lineage = list({member.run_id: member for member in spec.lineage()}.values())
+    record: dict[str, Any] = {}
+    with Progress(lineage, lambda _: None, 1) as progress:
+        for member in lineage:
+            progress.begin(0, member)
+            surroundings = Surroundings(
+                project.root,
+                project.runs,
+                project.ledger,
+                trainer,
+                logger,
+                report=lambda *step: (progress.step(0, *step), progress.refresh()),
+                on_wait=lambda owner: progress.note(f"waiting for {owner}"),
+            )
+            try:
+                record = execute(member, surroundings)
+            except Interrupted:
+                raise KeyboardInterrupt from None
+            progress.end(0, member, record)
+            if record["status"] == "failed":
+                break
+    for name, score in record["scores"].items():
+        print(f"  {name}: {score['value']:.6g}")
+    print(f"run {record['run_id']}: {project.runs / record['run_id']}")
+    return record

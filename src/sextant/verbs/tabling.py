@@ -1,0 +1,66 @@
+"""What several verbs do with a table: find it, plan its runs, fill it from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sextant.paths import Project
+from sextant.runs import ledger, provenance
+from sextant.runs.compose import Composer
+from sextant.runs.spec import RunSpec
+from sextant.tables.definition import TableDefinition, requests
+from sextant.tables.table import Table, build
+
+
+@dataclass(frozen=True)
+class TableRuns:
+    """The runs a table asks for at a tier: all of them, and the ids of each cell."""
+
+    specs: tuple[RunSpec, ...]
+    cells: Mapping[tuple[str, str], list[str]]
+
+
+def runs_of(
+    project: Project, definition: TableDefinition, tier: str, seeds: Sequence[int] | None = None
+) -> TableRuns:
+    """Resolves every cell's settings, row by row."""
+    composer = Composer(project.conf)
+    specs: dict[tuple[Any, ...], RunSpec] = {}
+    cells: dict[tuple[str, str], list[str]] = {}
+    for request in requests(definition, tier, seeds):
+        key = (request.task, request.method, request.seed)
+        if key not in specs:
+            specs[key] = composer.spec(request.task, request.method, tier, request.seed)
+        cells.setdefault((request.row, request.column), []).append(specs[key].run_id)
+    return TableRuns(tuple(specs.values()), cells)
+
+
+def fill(
+    project: Project,
+    definition: TableDefinition,
+    tier: str,
+    runs: TableRuns,
+    seeds: Sequence[int] | None = None,
+) -> Table:
+    """The table as the ledger has it now."""
+    wanted = {run_id for ids in runs.cells.values() for run_id in ids}
+    records = ledger.read(project.ledger, wanted)
+    stale = {
+        run_id
+        for run_id, record in records.items()
+        if provenance.changed_code(project.root, record["provenance"])
+    }
+    return build(definition, tier, runs.cells, records, stale, seeds)
+
+
+def tiers_with_results(project: Project, definition: TableDefinition) -> list[str]:
+    """The tiers at which this table has any result, lowest first."""
+    found = []
+    for tier in definition.seeds:
+        runs = runs_of(project, definition, tier)
+        wanted = {run_id for ids in runs.cells.values() for run_id in ids}
+        if ledger.read(project.ledger, wanted):
+            found.append(tier)
+    return found

@@ -1,0 +1,129 @@
+"""The fast composer gives what Hydra gives, for every task, method and tier there is."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from sextant.errors import UserError
+from sextant.runs.compose import TIERS, Composer, merge, resolve
+from sextant.runs.identity import identifying, run_id
+from tests.toy import ROOT
+
+COMPOSER = Composer(ROOT / "conf")
+TASKS, METHODS = COMPOSER.options("task"), COMPOSER.options("method")
+
+
+def by_hydra(*overrides: str) -> dict:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
+
+
+def fitting(task: str, tier: str = "small") -> list[str]:
+    found = []
+    for method in METHODS:
+        try:
+            COMPOSER.config(task, method, tier, 0)
+            found.append(method)
+        except UserError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_composes_as_hydra_does(task):
+    methods = fitting(task)
+    assert methods, f"no method fits {task}"
+    for position, method in enumerate(methods):
+        tier = TIERS[position % len(TIERS)]
+        ours = COMPOSER.config(task, method, tier, 3)
+        theirs = by_hydra(f"task={task}", f"method={method}", f"tier={tier}", "seed=3")
+        assert identifying(ours) == identifying(theirs)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_fits_some_task(method):
+    assert any(method in fitting(task) for task in TASKS)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+@pytest.mark.parametrize("task", TASKS)
+def test_every_task_has_every_tier(task, tier):
+    assert fitting(task, tier)
+
+
+def test_ids_ignore_order_spelling_and_surroundings():
+    same = [
+        by_hydra("seed=3", "tier=smoke", "task.learning_rate=2e-3"),
+        by_hydra("task.learning_rate=0.002", "tier=smoke", "seed=3", "trainer.accelerator=cpu"),
+        by_hydra("tier=smoke", "seed=3", "logger=wandb", "tier.time_limit=5"),
+    ]
+    assert len({run_id(identifying(config), {}) for config in same}) == 1
+    other = by_hydra("tier=smoke", "seed=3", "task.learning_rate=0.003")
+    assert run_id(identifying(other), {}) != run_id(identifying(same[0]), {})
+
+
+def test_an_unknown_name_gets_the_nearest_one():
+    with pytest.raises(UserError, match="did you mean 'flow/mean_flow'"):
+        COMPOSER.spec(TASKS[0], "flow/meanflow", "small", 0)
+
+
+def test_a_method_that_does_not_fit_says_what_it_needs():
+    with pytest.raises(UserError, match=r"needs task\.latent, which the task lacks"):
+        COMPOSER.spec("generation/normal_to_checkerboard", "backbone/conv_autoencoder", "small", 0)
+
+
+def test_parents_are_resolved_at_the_same_tier():
+    spec = COMPOSER.spec("generation/mnist_latent", "flow/mean_flow", "smoke", 4)
+    assert {role: (p.tier, p.seed) for role, p in spec.parents.items()} == {
+        "autoencoder": ("smoke", 0),
+        "classifier": ("smoke", 0),
+    }
+
+
+@pytest.fixture
+def conf(tmp_path):
+    def write(**files: str) -> Composer:
+        base = {"config": "seed: 0", "task/t": "version: 1", "method/m": "version: 1"}
+        base |= {"tier/small": "name: small"}
+        for name, text in (base | files).items():
+            path = tmp_path / f"{name}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return Composer(tmp_path)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({"method/m": "a: [1"}, r"m\.yaml is not valid YAML"),
+        ({"method/m": "- a"}, "must hold a mapping"),
+        ({"method/m": "a: ${task.b}\nc: 1"}, r"needs task\.b"),
+        ({"method/m": "a: ???"}, "left open"),
+        ({"method/m": "a: ${method.b}\nb: ${method.a}"}, "circle"),
+        ({"method/m": "defaults: [other]"}, "_self_"),
+        ({"method/m": "parents: {up: {task: t, method: m}}"}, "its own parent"),
+    ],
+)
+def test_broken_configs_get_one_sentence(conf, files, sentence):
+    with pytest.raises(UserError, match=sentence):
+        conf(**files).spec("t", "m", "small", 0)
+
+
+def test_tuned_values_and_budgets_come_after_the_method(conf):
+    composer = conf(
+        **{
+            "method/m": "rate: 1\nsteps: ${budget.steps}",
+            "tuned/t/m": "# @package _global_\nmethod: {rate: 2}",
+            "budget/t/small": "steps: 7",
+        }
+    )
+    assert composer.config("t", "m", "small", 0)["method"] == {"rate": 2, "steps": 7}
+
+
+def test_merging_replaces_lists_and_joins_mappings():
+    assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}}
+    assert resolve({"a": {"b": "${c}"}, "c": [1]}, "here") == {"a": {"b": [1]}, "c": [1]}

@@ -1,0 +1,305 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from sextant.errors import UserError
+from sextant.tables.definition import (
+    TableError,
+    check_configs,
+    find_table,
+    find_tables,
+    load,
+    requests,
+)
+
+FILE = "tasks/x/tables/t.yaml"
+
+
+def put(path, value):
+    """An edit of the parsed file: sets (or with DELETE removes) what stands at a dotted path."""
+
+    def change(content):
+        *parents, last = path.split(".")
+        for name in parents:
+            content = content[name]
+        if value is DELETE:
+            del content[last]
+        else:
+            content[last] = value
+
+    return change
+
+
+DELETE = object()
+CLAIM = "claims.ot_better"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (put("number", 0), "number must be a whole number >= 1, got 0"),
+        (put("number", True), "number must be a whole number >= 1, got True"),
+        (put("number", DELETE), "number is missing"),
+        (put("title", ""), "title must be a text, got ''"),
+        (put("title", DELETE), "title is missing"),
+        (put("paper", "otmf"), "paper must be a mapping, got 'otmf'"),
+        (
+            put("paper.printed", "non"),
+            "paper.printed is 'non'; allowed: full, part, none; nearest match: none",
+        ),
+        (put("data", {"small": "x", "smal": "y"}), "data names the tier 'smal'; allowed: smoke, "
+         "small, gpu, paper; nearest match: small"),
+        (put("seeds", {}), "seeds must give the seeds of at least one tier of smoke, small, gpu, "
+         "paper"),
+        (put("seeds.tiny", [0]), "seeds names the tier 'tiny'; allowed: smoke, small, gpu, paper"),
+        (put("seeds.small", [0, 0]),
+         "seeds.small must be a list of different whole numbers >= 0, got [0, 0]"),
+        (put("seeds.small", 3),
+         "seeds.small must be a list of different whole numbers >= 0, got 3"),
+        (put("checkpoint.use", "lats"),
+         "checkpoint.use is 'lats'; allowed: last, best; nearest match: last"),
+        (put("checkpoint.use", "best"),
+         "checkpoint.by is missing: the best checkpoint needs a validation metric"),
+        (put("checkpoint.by", "test/w2"),
+         "checkpoint.by is 'test/w2', but test data never select anything"),
+        (put("columns", {}), "columns must name at least one column"),
+        (put("columns.moons.better", "lowest"), "columns.moons.better is 'lowest'; allowed: higher,"
+         " lower; nearest match: lower"),
+        (put("columns.moons.digits", "3"), "columns.moons.digits must be a whole number >= 0, got "
+         "'3'"),
+        (put("columns.moons.metrics", "w2"), "columns.moons.metrics is not a field of columns.moons"
+         "; allowed: better, digits, label, metric, task, unit; nearest match: metric"),
+        (put("columns.Moons", {}), "columns.Moons is not a name of lower-case letters, digits and "
+         "underscores"),
+        (put("rows", {}), "rows must name at least one row"),
+        (put("rows.floor.reference", "yes"), "rows.floor.reference must be true or false, got "
+         "'yes'"),
+        (put("rows.floor.at", "twice"), "rows.floor.at must be a list of different whole numbers "
+         ">= 1, got 'twice'"),
+        (put("rows.floor.deviations", "one"), "rows.floor.deviations must be a list of texts, got "
+         "'one'"),
+        (put("rows.floor.not_applicable", {"moon": "no"}), "rows.floor.not_applicable names the "
+         "column 'moon'; allowed: gaussians, moons; nearest match: moons"),
+        (put("evaluations.at", []), "evaluations.at must be a list of different whole numbers >= 1,"
+         " got []"),
+        (put("summary", {"moons": {"over": ["moons", "gaussians"]}}),
+         "summary.moons has the name of a column"),
+        (put("summary", {"avg": {"over": ["moons"]}}),
+         "summary.avg.over must list at least two columns"),
+        (put("summary", {"avg": {"over": ["moons", "gausians"]}}), "summary.avg.over names the "
+         "column 'gausians'; allowed: gaussians, moons; nearest match: gaussians"),
+        (put("summary", {"avg": {"over": ["moons", "gaussians"], "require": "some"}}),
+         "summary.avg.require is 'some'; allowed: all"),
+        (put("margin.absolute", 0), "margin.absolute must be above zero, got 0"),
+        (put("margin.absolute", "1e-3"), "margin.absolute must be a finite number, got '1e-3'"),
+        (put("margin.absolute", float("nan")), "margin.absolute must be a finite number, got nan"),
+        (put("margin.because", DELETE), "margin.because is missing"),
+        (put("margin.mons", {}), "margin names the column 'mons'; allowed: absolute, because, "
+         "gaussians, moons; nearest match: moons"),
+        (put("margin", {}), "margin.absolute is missing"),
+        (put("margin.moons", {"absolute": 1}), "margin.moons.because is missing"),
+        (put("published", {"ot_exact@1": {"moons": 0.3}}),
+         "published has values, but paper.printed is none"),
+        (put("paper.printed", "full"), "published is empty, but paper.printed is full"),
+        (put("published", {"ot_exact": {"moons": 0.3}}), "published names the row 'ot_exact' "
+         "without a point of the evaluation axis; allowed: ot_exact@1, ot_exact@2"),
+        (put("published", {"ot_exactly@1": {}}), "published names the row 'ot_exactly@1'; allowed: "
+         "mean_flow@1, ot_exact@1, floor@1, mean_flow@2, ot_exact@2; nearest match: ot_exact@1"),
+        (put("published", {"ot_exact@1": {"moon": 1}}), "published.ot_exact@1 names the column "
+         "'moon'; allowed: gaussians, moons; nearest match: moons"),
+        (put("published", {"ot_exact@1": {"moons": "FAILED"}}), "published.ot_exact@1.moons is "
+         "'FAILED'; allowed: a number, a mapping with mean, or one of FAIL, NA, not found; nearest "
+         "match: FAIL"),
+        (put("published", {"ot_exact@1": {"moons": {"mean": 1, "std": -1}}}),
+         "published.ot_exact@1.moons.std must not be negative, got -1"),
+        (put(f"{CLAIM}.relation", "better"), "claims.ot_better.relation is 'better'; allowed: "
+         "better_than, at_least_as_good_as; nearest match: better_than"),
+        (put(f"{CLAIM}.than", "mean_flow@1"), "claims.ot_better.than must be a number, {row: name} "
+         "or {rows: [names]}"),
+        (put(f"{CLAIM}.than", {"rows": []}), "claims.ot_better.than must name at least one row"),
+        (put(f"{CLAIM}.than", {"row": "floor@1"}), "claims.ot_better.than.row names floor@1, a "
+         "reference row, which claims never count"),
+        (put(f"{CLAIM}.every.rows", ["mean_flow@1"]),
+         "claims.ot_better.every.rows compares mean_flow@1 with itself"),
+        (put(f"{CLAIM}.every.rows", ["floor@1"]), "claims.ot_better.every.rows names floor@1, a "
+         "reference row, which claims never count"),
+        (put(f"{CLAIM}.every.rows", []), "claims.ot_better compares no cells"),
+        (put(f"{CLAIM}.every.columns", ["moon"]), "claims.ot_better.every.columns names the column "
+         "'moon'; allowed: all, gaussians, moons; nearest match: moons"),
+        (put(f"{CLAIM}.every.column", "all"), "claims.ot_better.every has the field 'column'; "
+         "allowed: rows, columns; nearest match: columns"),
+        (put("margin", DELETE), "claims.one_step_enough.margin is missing: at_least_as_good_as "
+         "needs a margin for column gaussians, here or in the table's margin"),
+        (put("figures.samples.rows", ["ot"]), "figures.samples.rows names the row 'ot'; allowed: "
+         "all, mean_flow, ot_exact, floor; nearest match: floor"),
+        (put("figures.samples.make", "plane figure"), "figures.samples.make must be a function in "
+         "dotted form, got 'plane figure'"),
+        (put("claim", {}), "claim is not a field of a table; allowed: "),
+    ],
+)  # fmt: skip
+def test_each_mistake_is_one_sentence(define_plane, change, sentence):
+    with pytest.raises(TableError) as caught:
+        define_plane(change)
+    text = str(caught.value)
+    if sentence.startswith("claim is not"):
+        assert text.startswith(f"{FILE}: {sentence}")
+        assert text.endswith("nearest match: claims")
+    elif sentence.startswith("figures.samples.rows"):
+        assert text.startswith(f"{FILE}: {sentence.partition(';')[0]}; allowed: all, mean_flow")
+    else:
+        assert text == f"{FILE}: {sentence}"
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, UserError)
+
+
+def test_points_need_evaluations(define_arena):
+    with pytest.raises(TableError, match=r"rows\.luna\.at is given, but the table has no eval"):
+        define_arena(put("rows.luna.at", [1]))
+
+
+def test_averages_need_one_direction(define_arena):
+    with pytest.raises(TableError, match=r"summary\.avg\.over mixes columns where higher and"):
+        define_arena(put("columns.pathx.better", "lower"))
+
+
+def test_printed_values_need_a_margin(define_arena):
+    def change(content):
+        content["margin"] = {"pathx": {"absolute": 1.0, "because": "x"}}
+
+    expected = r"margin is missing for column listops, where softmax has a printed value"
+    with pytest.raises(TableError, match=expected):
+        define_arena(change)
+
+
+def test_everything_written_is_read(plane, arena):
+    assert [line.key for line in plane.lines] == [
+        *("mean_flow@1", "ot_exact@1", "floor@1", "mean_flow@2", "ot_exact@2")
+    ]
+    assert plane.columns[1].digits == 3
+    assert plane.rows[2].reference
+    assert plane.data["paper"] == "generated, exact protocol"
+    assert arena.data == {"small": "generated stand-ins", "paper": "the benchmark itself"}
+    assert [line.key for line in arena.lines] == ["softmax", "luna", "linear"]
+    assert arena.summaries[0].over == ("listops", "pathx")
+    assert (arena.summaries[0].better, arena.summaries[0].digits) == ("higher", 1)
+    printed = arena.published["luna", "listops"]
+    assert (printed.mean, printed.std, printed.n, printed.source) == (37.1, 0.3, 3, "appendix")
+    assert arena.published["softmax", "pathx"].word == "FAIL"
+    assert arena.margins["pathx"].absolute == 2.0
+    assert arena.margins["avg"].absolute == 1.0
+
+
+def test_a_row_evaluated_once_comes_last(define_plane):
+    lines = define_plane(put("rows.floor.at", "once")).lines
+    assert (lines[-1].key, lines[-1].at) == ("floor", None)
+
+
+def test_points_evaluate_one_run(plane):
+    asked = requests(plane, "small")
+    assert len(asked) == 3 * 2 * 5
+    assert len({(r.row, r.column, r.seed) for r in asked}) == len(asked)
+    assert (asked[0].task, asked[0].method) == ("generation/gaussians", "flow/mean_flow")
+    assert [r.seed for r in requests(plane, "small", [7])] == [7] * 6
+
+
+def test_a_column_that_does_not_apply_asks_for_nothing(arena):
+    pairs = {(r.row, r.column) for r in requests(arena, "small")}
+    assert ("linear", "listops") in pairs
+    assert ("linear", "pathx") not in pairs
+
+
+def test_a_tier_without_seeds(plane):
+    with pytest.raises(TableError) as caught:
+        requests(plane, "gpu")
+    assert str(caught.value) == f"{FILE}: seeds has no tier 'gpu'; allowed: smoke, small, paper"
+
+
+def test_finding_tables(root):
+    assert [table.number for table in find_tables(root)] == [12]
+    for which in (12, "12", "otmf-1"):
+        table = find_table(root, which)
+        assert table.id == "otmf-1"
+        assert table.paper.title == "Transport-Based Mean Flows for Generative Modeling"
+        assert table.file == "tasks/generation/tables/otmf-1.yaml"
+
+
+def test_a_wrong_table_does_not_hide_another(root):
+    (root / "tasks/generation/tables/otmf-2.yaml").write_text("number: twelve")
+    assert find_table(root, 12).number == 12
+    with pytest.raises(TableError, match=r"otmf-2.yaml: number must be a whole number"):
+        find_tables(root)
+
+
+@pytest.mark.parametrize(
+    ("which", "sentence"),
+    [
+        (14, "table 14 (otmf-3, images in pixel space, conditional) is not built yet; built: 12"),
+        (40, "there is no table 40; numbers go from 1 to 36"),
+        ("otfm-1", "there is no table 'otfm-1'; allowed: a number or an id of "
+         "tasks/register.yaml; nearest match: otmf-1"),
+    ],
+)  # fmt: skip
+def test_tables_that_are_not_there(root, which, sentence):
+    with pytest.raises(TableError) as caught:
+        find_table(root, which)
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("number: 12", "number: 13", "number is 13, but the register gives otmf-1 12"),
+        ("key: ot_meanflow", "key: ot_mean_flow", "paper.key is 'ot_mean_flow', but the register "
+         "says ot_meanflow; nearest match: ot_meanflow"),
+        ("id: otmf-1", "id: otmf-9", "id is 'otmf-9', but the file is otmf-1.yaml"),
+        ("id: otmf-1", "id: otmf-1\nid: otmf-1", "the file is not valid YAML: the key 'id' is "
+         "written twice (again on line 4)"),
+        ("title: One", "title: [One", "the file is not valid YAML on line"),
+    ],
+)  # fmt: skip
+def test_files_that_contradict(root, old, new, sentence):
+    path = root / "tasks/generation/tables/otmf-1.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(TableError) as caught:
+        find_tables(root)
+    assert str(caught.value).startswith(f"tasks/generation/tables/otmf-1.yaml: {sentence}")
+
+
+def test_two_files_with_one_number(root):
+    text = (root / "tasks/generation/tables/otmf-1.yaml").read_text()
+    other = root / "tasks/tissue/tables"
+    other.mkdir(parents=True)
+    (other / "otmf-1.yaml").write_text(text)
+    with pytest.raises(TableError, match=r"number is 12, which tasks/generation/tables/otmf-1"):
+        find_tables(root)
+
+
+def test_a_file_that_is_not_a_mapping(tmp_path):
+    path = tmp_path / "otmf-1.yaml"
+    path.write_text("- a\n- b\n")
+    with pytest.raises(TableError, match=re.escape("otmf-1.yaml: the file must be a mapping")):
+        load(path, tmp_path)
+
+
+def test_configs_are_checked_by_name(root):
+    table = find_table(root, 12)
+    for name in ("task/generation/gaussians", "task/generation/moons", "method/flow/mean_flow",
+                 "method/flow/ot_exact", "method/reference/second_draw"):  # fmt: skip
+        path = root / "conf" / f"{name}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("version: 1\n")
+    check_configs(table, root)
+    (root / "conf/method/flow/ot_exact.yaml").rename(root / "conf/method/flow/exact_ot.yaml")
+    with pytest.raises(TableError) as caught:
+        check_configs(table, root)
+    assert str(caught.value) == (
+        "tasks/generation/tables/otmf-1.yaml: rows.ot_exact.method is 'flow/ot_exact', but there "
+        "is no file conf/method/flow/ot_exact.yaml; nearest match: flow/exact_ot"
+    )
+
+
+def test_every_table_of_the_project_can_be_read():
+    root = Path(__file__).parents[2]
+    for table in find_tables(root):
+        check_configs(table, root)

@@ -1,0 +1,162 @@
+"""What a user types: help, mistakes, a table from nothing, and the same again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from sextant.cli import VERBS, main
+from sextant.paths import find_project
+from sextant.runs.compose import Composer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("SEXTANT_RESULTS", str(tmp_path))
+    monkeypatch.chdir(ROOT)
+    return tmp_path
+
+
+def said(capsys, *arguments: str) -> str:
+    assert main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("sextant: ")
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_teaches_by_example(capsys, verb):
+    assert main([verb, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"sextant {verb}" in printed
+    assert re.search(rf"examples?:\s+sextant {verb} \S", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["reprodue", "12"], "unknown verb 'reprodue'; did you mean 'reproduce'?"),
+        (["table"], "N is missing"),
+        (["table", "99"], "there is no table 99; numbers go from 1 to 36"),
+        (["table", "otmf-9"], "otmf-"),
+        (["table", "14"], r"table 14 .* is not built yet; built: 12, 13"),
+        (["reproduce", "14"], r"table 14 .* is not built yet; built: 12, 13"),
+        (["plan", "12", "tier=smal"], "unknown tier 'smal'; did you mean 'small'?"),
+        (["plan", "12", "teir=small"], "unknown option 'teir'; did you mean 'tier'?"),
+        (["plan", "12", "seeds=a"], "seeds must look like 0,1,2 or 0-4, not 'a'"),
+        (["plan", "12", "13"], "'13' is one argument too many"),
+        (["plan", "12", "--rtry"], "unknown flag '--rtry'; did you mean '--retry'?"),
+        (["reproduce", "12", "where=cloud"], "unknown where 'cloud'"),
+        (["reproduce", "12", "workers=0"], "workers must be a whole number of at least 1"),
+        (["reproduce", "12", "logger=tensorboard"], "unknown logger 'tensorboard'"),
+        (["explain", "12", "ot_exact"], "a cell is ROW/COLUMN"),
+        (["explain", "12", "ot_exakt@1/moons"], "ot_exact@1"),
+        (["data", "fetch", "mnits"], "mnist"),
+        (["data", "get"], "unknown data command 'get'"),
+        (["run", "method=flow/meanflow"], "unknown method 'flow/meanflow'.*'flow/mean_flow'"),
+        (["run", "tier=huge"], "unknown tier 'huge'"),
+        (["run", "budget.step=5"], "unknown key in budget 'step'; did you mean 'steps'?"),
+        (["run", "task=generation/mnist_recognition"], "task.network"),
+    ],
+)
+def test_a_mistake_gets_one_sentence_and_code_2(results, capsys, arguments, sentence):
+    assert re.search(sentence, said(capsys, *arguments))
+    assert not (results / "ledger").exists()
+
+
+def test_a_corrupt_ledger_line_is_named(results, capsys):
+    (results / "ledger").mkdir()
+    (results / "ledger" / "generation.jsonl").write_text("{}\n")
+    assert "generation.jsonl line 1" in said(capsys, "table", "12", "tier=smoke")
+
+
+def test_a_broken_table_file_is_named(results, capsys, tmp_path, monkeypatch):
+    import shutil
+
+    copy = tmp_path / "copy"
+    for part in ("conf", "tasks"):
+        shutil.copytree(ROOT / part, copy / part)
+    path = copy / "tasks/generation/tables/otmf-1.yaml"
+    path.write_text(path.read_text().replace("metric: w2,", "metrik: w2,", 1))
+    monkeypatch.chdir(copy)
+    assert re.search(r"otmf-1\.yaml.*metri[ck]", said(capsys, "table", "12"))
+
+
+def test_a_table_is_filled_from_nothing_and_the_second_call_runs_nothing(results):
+    def reproduce() -> str:
+        answer = subprocess.run(
+            [sys.executable, "-m", "sextant.cli", "reproduce", "12", "tier=smoke"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return answer.stdout
+
+    first = reproduce()
+    assert "running 21" in first
+    assert "[21/21]" in first
+    filled = json.loads((results / "tables" / "table-12.smoke.json").read_text())
+    assert all(cell["state"] == "done" for cell in filled["cells"])
+    assert (results / "figures" / "otmf-1-samples.smoke.png").stat().st_size > 20_000
+    before = (results / "ledger" / "generation.jsonl").read_bytes()
+    second = reproduce()
+    assert "running" not in second
+    assert second[second.index("Table 12") :] == first[first.index("Table 12") :]
+    assert (results / "ledger" / "generation.jsonl").read_bytes() == before
+
+
+def _start(results: Path, *more: str) -> subprocess.Popen:
+    arguments = "task=generation/eight_gaussians_to_moons method=flow/ot_mean_flow_sinkhorn"
+    arguments += " tier=smoke seed=1 budget.steps=400 trainer.checkpoint_steps=20"
+    return subprocess.Popen(
+        [sys.executable, "-m", "sextant.cli", "run", *arguments.split(), *more],
+        cwd=ROOT,
+        env={**os.environ, "SEXTANT_RESULTS": str(results), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_killed_in_training_and_run_again_equals_undisturbed(tmp_path, how):
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    whole = _start(undisturbed)
+    broken = _start(killed)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("runs/*/checkpoint.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    broken.send_signal(how)
+    assert broken.wait(60) != 0
+    assert not list(killed.glob("runs/*/student.pt")), "killed too late to be interrupted"
+    assert whole.wait(120) == 0
+    assert _start(killed).wait(120) == 0
+    weights = [
+        torch.load(next(folder.glob("runs/*/student.pt"))) for folder in (undisturbed, killed)
+    ]
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+def test_wandb_mirrors_a_run_without_network_or_account(results, tmp_path):
+    answer = subprocess.run(
+        [sys.executable, "-m", "sextant.cli", "run", "tier=smoke", "logger=wandb"],
+        cwd=ROOT, capture_output=True, text=True, env={**os.environ, "WANDB_SILENT": "true"},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    offline = list(results.glob("runs/*/wandb/offline-run-*/*.wandb"))
+    spec = Composer(find_project().conf).spec(
+        "generation/normal_to_eight_gaussians", "flow/mean_flow", "smoke", 0
+    )
+    assert len(offline) == 1
+    assert spec.run_id in offline[0].name
