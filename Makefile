@@ -11,7 +11,7 @@ SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
 OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint bench lock tables clean-runs
+.PHONY: help setup test test-all lint bench lock tables wandb-sync
 
 help: ## list the targets
 	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [WHERE=local|slurm] [WORKERS=n] [LOGGER=csv|wandb] [FRESH=1]"
@@ -37,7 +37,7 @@ tables: $(VENV)/.complete ## refill every table and generated page from the ledg
 	@$(SEXTANT) table all
 
 test: $(VENV)/.complete ## the fast test suite
-	@$(VENV)/bin/python -m pytest -m "not slow and not gpu and not slurm and not browser"
+	@$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu and not slurm and not browser"
 
 test-all: $(VENV)/.complete ## every test this machine can run, the slow ones too
 	@$(VENV)/bin/python -m pytest
@@ -49,10 +49,11 @@ bench: $(VENV)/.complete ## every benchmark, each printed as ratios of one proce
 	@for benchmark in benchmarks/*.py; do $(VENV)/bin/python $$benchmark || exit 1; done
 
 wandb-sync: $(VENV)/.complete ## push offline W&B runs to the server you are logged in to
-	@$(VENV)/bin/wandb sync --include-offline $$(find results/runs -type d -name 'offline-run-*')
+	@find results/runs -type d -name 'offline-run-*' | xargs -r $(VENV)/bin/wandb sync --include-offline
 
 lock: ## rewrite requirements.lock from the newest versions that fit pyproject.toml
 	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
-	@.lock-venv/bin/pip install --quiet "setuptools>=75" "torch<2.15" && .lock-venv/bin/pip install --quiet ".[test]"
+	@.lock-venv/bin/pip install --quiet "setuptools>=75" ".[test]"
+	@.lock-venv/bin/pip install --quiet --no-deps torchcfm  # only a test oracle; its own needs are large
 	@{ head -n 1 requirements.lock; .lock-venv/bin/pip freeze --all --exclude sextant --exclude pip | sort -f; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv

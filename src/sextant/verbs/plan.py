@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from sextant.paths import find_project
 from sextant.runs.launch.progress import duration
-from sextant.runs.plan import FAILED, Plan, make_plan
+from sextant.runs.plan import FAILED, Plan
 from sextant.runs.spec import RunSpec
-from sextant.tables.definition import find_table
 from sextant.verbs.arguments import read
-from sextant.verbs.tabling import runs_of
+from sextant.verbs.tabling import wish
 
 USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [--retry]
 
@@ -28,13 +28,9 @@ def main(arguments: list[str]) -> int:
     asked = read(arguments, USAGE, ["N"], OPTIONS, ["--retry"])
     if asked is None:
         return 0
-    project = find_project()
-    definition = find_table(project.root, asked.words[0])
-    tier = asked.tier()
-    runs = runs_of(project, definition, tier, asked.seeds())
-    plan = make_plan(runs.specs, project.ledger, project.runs)
-    print(summary(definition.number, tier, plan))
-    for line in details(plan, "--retry" in asked.flags):
+    asked_for = wish(find_project(), asked)
+    print(summary(asked_for.definition.number, asked_for.tier, asked_for.plan))
+    for line in details(asked_for.plan, asked_for.waiting):
         print(line)
     return 0
 
@@ -45,9 +41,8 @@ def summary(number: int, tier: str, plan: Plan) -> str:
     return f"table {number} at tier {tier}: {len(plan.specs)} runs: {counts}"
 
 
-def details(plan: Plan, retry: bool) -> list[str]:
+def details(plan: Plan, waiting: Sequence[RunSpec]) -> list[str]:
     """What would run, grouped by task and method, with why and the expected time."""
-    waiting = plan.to_run(retry)
     if not waiting:
         failed = plan.counts[FAILED]
         return ["nothing to run" + (f" ({failed} failed; --retry tries them again)" * (failed > 0))]
@@ -58,7 +53,7 @@ def details(plan: Plan, retry: bool) -> list[str]:
     return [f"would run {len(waiting)}: {cost(plan, waiting)}", *lines]
 
 
-def cost(plan: Plan, waiting: list[RunSpec]) -> str:
+def cost(plan: Plan, waiting: Sequence[RunSpec]) -> str:
     """The expected core or GPU time, from runs like these that were timed."""
     seconds = plan.expected_seconds(waiting)
     if seconds is None:

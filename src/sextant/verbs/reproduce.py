@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
 from sextant.runs.compose import Composer
 from sextant.runs.launch.progress import Progress
-from sextant.runs.plan import Plan, freeze, make_plan
+from sextant.runs.plan import freeze
+from sextant.runs.spec import RunSpec
 from sextant.runs.surroundings import Surroundings
-from sextant.tables.definition import TableDefinition, find_table
-from sextant.verbs.arguments import Arguments, read
+from sextant.tables import render
+from sextant.tables.cells import Cell
+from sextant.verbs.arguments import read
 from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
-from sextant.verbs.tabling import TableRuns, fill, runs_of
+from sextant.verbs.tabling import Wish, wish
 
 USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [where=local] [workers=2] [--retry]
 
@@ -38,31 +41,25 @@ def main(arguments: list[str]) -> int:
     asked = read(arguments, USAGE, ["N"], OPTIONS, ["--retry"])
     if asked is None:
         return 0
-    project = find_project()
-    definition = find_table(project.root, asked.words[0])
-    tier, seeds = asked.tier(), asked.seeds()
     where = asked.choice("where", ("local", "slurm"), "local")
+    logger = asked.choice("logger", ("csv", "wandb"), "csv")
     workers = asked.workers()
-    surroundings = surroundings_of(project, asked.choice("logger", ("csv", "wandb"), "csv"))
-    runs = runs_of(project, definition, tier, seeds)
-    plan = make_plan(runs.specs, project.ledger, project.runs)
-    waiting = plan.to_run("--retry" in asked.flags)
+    asked_for = wish(find_project(), asked)
     code = 0
-    if waiting:
-        print(f"{summary(definition.number, tier, plan)}")
-        print(f"running {len(waiting)}: {cost(plan, waiting)}", flush=True)
-        frozen = freeze(waiting, project.plans, f"table-{definition.number:02d}.{tier}")
+    if asked_for.waiting:
+        number, tier = asked_for.definition.number, asked_for.tier
+        print(summary(number, tier, asked_for.plan))
+        expected = cost(asked_for.plan, asked_for.waiting)
+        print(f"running {len(asked_for.waiting)}: {expected}", flush=True)
+        plan = freeze(asked_for.waiting, asked_for.project.plans, f"table-{number:02d}.{tier}")
+        surroundings = surroundings_of(asked_for.project, logger)
         if where == "slurm":
-            return _submit(project, frozen, waiting, surroundings)
-        code = _carry_out(
-            project, definition, tier, runs, plan, waiting, frozen, surroundings, workers, asked
-        )
-    from sextant.tables import render
-
-    table = fill(project, definition, tier, runs, seeds)
-    if waiting and seeds is None:
-        render.write_all(table, project.tables)
-        for note in draw(project, definition, tier, runs):
+            return _submit(asked_for, plan, surroundings)
+        code = _carry_out(asked_for, plan, surroundings, workers, "--retry" in asked.flags)
+    table = asked_for.table()
+    if asked_for.waiting and asked_for.seeds is None:
+        render.write_all(table, asked_for.project.tables)
+        for note in draw(asked_for.project, asked_for.definition, asked_for.tier, asked_for.runs):
             print(note)
     render.terminal(table)
     return code
@@ -80,40 +77,37 @@ def surroundings_of(project: Project, logger: str) -> Surroundings:
     )
 
 
-def _submit(project: Project, frozen, waiting, surroundings: Surroundings) -> int:
+def _submit(asked_for: Wish, plan: Path, surroundings: Surroundings) -> int:
     from sextant.runs.launch.slurm import launch
 
+    project = asked_for.project
     cluster = Composer(project.conf).setting("cluster", "default")
-    jobs = launch(frozen, waiting, surroundings, cluster, project.results / "slurm" / "%j")
+    logs = project.results / "slurm" / "%j"
+    jobs = launch(plan, asked_for.waiting, surroundings, cluster, logs)
     print(f"submitted {len(jobs)} jobs: {jobs[0]} ... {jobs[-1]}; sextant status follows them")
     return 0
 
 
 def _carry_out(
-    project: Project,
-    definition: TableDefinition,
-    tier: str,
-    runs: TableRuns,
-    plan: Plan,
-    waiting: list,
-    frozen,
-    surroundings: Surroundings,
-    workers: int,
-    asked: Arguments,
+    asked_for: Wish, plan: Path, surroundings: Surroundings, workers: int, again: bool
 ) -> int:
     from sextant.runs.launch.local import launch
 
+    waiting = asked_for.waiting
     if any(spec.needs_gpu for spec in waiting) and not _has_gpu():
         raise UserError(
-            f"tier {tier} needs a GPU and there is none here; "
+            f"tier {asked_for.tier} needs a GPU and there is none here; "
             "use tier=small, or where=slurm on a cluster"
         )
-    rows = RowsAsTheyFill(project, definition, tier, runs, asked.seeds())
-    progress = Progress(waiting, lambda spec: plan.expected_seconds([spec]), workers, rows.after)
-    outcome = launch(frozen, waiting, surroundings, workers, progress, "--retry" in asked.flags)
+    rows = RowsAsTheyFill(asked_for)
+
+    def expected(spec: RunSpec) -> float | None:
+        return asked_for.plan.expected_seconds([spec])
+
+    progress = Progress(waiting, expected, workers, rows.after)
+    outcome = launch(plan, waiting, surroundings, workers, progress, again)
     if outcome.interrupted:
-        print("stopped; the same command goes on where it stopped", file=sys.stderr)
-        raise SystemExit(130)
+        raise KeyboardInterrupt
     for sentence in outcome.refused:
         print(f"sextant: {sentence}", file=sys.stderr)
     return 2 if outcome.refused else 0
@@ -122,36 +116,37 @@ def _carry_out(
 class RowsAsTheyFill:
     """Prints a row of the table as soon as its last run has ended."""
 
-    def __init__(self, project, definition, tier, runs: TableRuns, seeds) -> None:
-        self.project, self.definition, self.tier = project, definition, tier
-        self.runs, self.seeds = runs, seeds
+    def __init__(self, asked_for: Wish) -> None:
+        self.asked_for = asked_for
         self.open: dict[str, set[str]] = {}
-        for (row, _), ids in runs.cells.items():
+        for (row, _), ids in asked_for.runs.cells.items():
             self.open.setdefault(row, set()).update(ids)
+        waiting = {spec.run_id for spec in asked_for.waiting}
+        self.open = {row: ids & waiting for row, ids in self.open.items() if ids & waiting}
 
     def after(self, record: Mapping[str, Any]) -> str | None:
-        ended = []
-        for row, ids in self.open.items():
-            if record["run_id"] in ids:
-                ids.discard(record["run_id"])
-                if not ids:
-                    ended.append(row)
+        """The lines of the rows that this ledger line completes, or None."""
+        for ids in self.open.values():
+            ids.discard(record["run_id"])
+        ended = [row for row, ids in self.open.items() if not ids]
+        for row in ended:
+            del self.open[row]
         if not ended:
             return None
-        table = fill(self.project, self.definition, self.tier, self.runs, self.seeds)
+        definition, table = self.asked_for.definition, self.asked_for.table()
         lines = []
-        for line in self.definition.lines:
+        for line in definition.lines:
             if line.row.key in ended:
                 cells = [
                     f"{column.label} {cell_text(table.cells[line.key, column.key], column.digits)}"
-                    for column in self.definition.all_columns
+                    for column in definition.all_columns
                 ]
-                at = "" if line.at is None else f" ({self.definition.axis} {line.at})"
+                at = "" if line.at is None else f" ({definition.axis} {line.at})"
                 lines.append(f"  {line.row.label}{at}: {', '.join(cells)}")
         return "\n".join(lines)
 
 
-def cell_text(cell, digits: int) -> str:
+def cell_text(cell: Cell, digits: int) -> str:
     """A cell in a few characters: mean and spread, or its state."""
     if cell.mean is None:
         return cell.state

@@ -22,6 +22,8 @@ examples:
   sextant run method=flow/ot_mean_flow_exact tier=smoke logger=wandb
   sextant run tier=smoke seed=0,1,2 --multirun"""
 
+FLAGS_WITH_A_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd")
+
 
 def main(arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
@@ -51,7 +53,11 @@ def _check(conf, arguments: list[str]) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = [
+        argument
+        for before, argument in zip(["", *arguments], arguments, strict=False)
+        if not argument.startswith("-") and before not in FLAGS_WITH_A_VALUE
+    ]
     choices = {"task": None, "method": None, "tier": None}
     for override in overrides:
         key, _, value = override.partition("=")

@@ -9,9 +9,11 @@ from typing import Any
 from sextant.paths import Project
 from sextant.runs import ledger, provenance
 from sextant.runs.compose import Composer
+from sextant.runs.plan import Plan, make_plan
 from sextant.runs.spec import RunSpec
-from sextant.tables.definition import TableDefinition, requests
+from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.tables.table import Table, build
+from sextant.verbs.arguments import Arguments
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,33 @@ def runs_of(
             specs[key] = composer.spec(request.task, request.method, tier, request.seed)
         cells.setdefault((request.row, request.column), []).append(specs[key].run_id)
     return TableRuns(tuple(specs.values()), cells)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A table at a tier, as asked for on the command line, and what the ledger lacks of it."""
+
+    project: Project
+    definition: TableDefinition
+    tier: str
+    seeds: Sequence[int] | None
+    runs: TableRuns
+    plan: Plan
+    waiting: Sequence[RunSpec]
+
+    def table(self) -> Table:
+        """The table as the ledger has it now."""
+        return fill(self.project, self.definition, self.tier, self.runs, self.seeds)
+
+
+def wish(project: Project, asked: Arguments) -> Wish:
+    """What `N tier=... seeds=... --retry` asks for."""
+    definition = find_table(project.root, asked.words[0])
+    tier, seeds = asked.tier(), asked.seeds()
+    runs = runs_of(project, definition, tier, seeds)
+    plan = make_plan(runs.specs, project.ledger, project.runs)
+    waiting = plan.to_run("--retry" in asked.flags)
+    return Wish(project, definition, tier, seeds, runs, plan, waiting)
 
 
 def fill(

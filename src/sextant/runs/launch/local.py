@@ -96,7 +96,9 @@ class _Launch:
             busy = [worker for worker in self.workers if worker.index is not None]
             if not busy:
                 for index in self.waiting:
-                    self._refuse(index, "a run it starts from did not finish")
+                    parents = self.specs[index].parents.values()
+                    lost = next(p for p in parents if p.run_id in self.unfinished)
+                    self._refuse(index, f"it starts from {lost.title}, which did not finish")
                 return
             ready = wait([w.connection for w in busy] + [w.process.sentinel for w in busy], 0.5)
             for worker in busy:

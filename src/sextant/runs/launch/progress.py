@@ -87,13 +87,14 @@ class Progress:
             f" ({record['seconds']:.0f} s) {self.eta()}",
             markup=False,
             highlight=False,
+            soft_wrap=True,
         )
         row = self.on_end(record)
         if row:
-            self.console.print(row, markup=False, highlight=False, style="bold")
+            self.console.print(row, markup=False, highlight=False, soft_wrap=True)
 
     def note(self, sentence: str) -> None:
-        self.console.print(sentence, markup=False, highlight=False)
+        self.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     def refresh(self) -> None:
         self.bars.update(self.overall, note=self.eta())
