@@ -94,22 +94,39 @@ def test_a_broken_table_file_is_named(results, capsys, tmp_path, monkeypatch):
     assert re.search(r"otmf-1\.yaml.*metri[ck]", said(capsys, "table", "12"))
 
 
-def test_a_table_is_filled_from_nothing_and_the_second_call_runs_nothing(results):
-    def reproduce() -> str:
-        answer = subprocess.run(
-            [sys.executable, "-m", "sextant.cli", "reproduce", "12", "tier=smoke"],
-            cwd=ROOT, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        return answer.stdout
+def _reproduce() -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "sextant.cli", "reproduce", "12", "tier=smoke"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
-    first = reproduce()
-    assert "running 21" in first
-    assert "[21/21]" in first
+
+def test_a_table_is_filled_from_nothing_even_when_stopped_and_then_runs_nothing(results):
+    stopped = _reproduce()
+    for line in stopped.stdout:
+        if line.startswith("[3/21]"):
+            break
+    stopped.send_signal(signal.SIGTERM)
+    _, complaint = stopped.communicate(timeout=120)
+    assert stopped.returncode == 130
+    assert "goes on where it stopped" in complaint
+    done = len((results / "ledger" / "generation.jsonl").read_text().splitlines())
+    assert 3 <= done < 21
+
+    whole = _reproduce()
+    first, _ = whole.communicate(timeout=240)
+    assert whole.returncode == 0
+    assert f"{done} done, {21 - done} missing" in first
     filled = json.loads((results / "tables" / "table-12.smoke.json").read_text())
     assert all(cell["state"] == "done" for cell in filled["cells"])
     assert (results / "figures" / "otmf-1-samples.smoke.png").stat().st_size > 20_000
+
     before = (results / "ledger" / "generation.jsonl").read_bytes()
-    second = reproduce()
+    again = _reproduce()
+    second, _ = again.communicate(timeout=60)
     assert "running" not in second
     assert second[second.index("Table 12") :] == first[first.index("Table 12") :]
     assert (results / "ledger" / "generation.jsonl").read_bytes() == before
