@@ -34,16 +34,25 @@ def main(arguments: list[str]) -> int:
     project = find_project()
     _check(project.conf, arguments)
     results: list[dict[str, Any]] = []
+    problems: list[BaseException] = []
+
+    def job(config: Any) -> None:
+        # Hydra would print a traceback and exit with 1, so what is for the user waits outside it.
+        try:
+            results.append(_carry_out(config))
+        except (UserError, KeyboardInterrupt) as problem:
+            problems.append(problem)
+
     conf = str(project.conf)
-    app = hydra.main(version_base="1.3", config_path=conf, config_name="config")(
-        lambda config: results.append(_carry_out(config))
-    )
+    app = hydra.main(version_base="1.3", config_path=conf, config_name="config")(job)
     kept = sys.argv
     sys.argv = ["sextant run", *arguments]
     try:
         app()
     finally:
         sys.argv = kept
+    if problems:
+        raise problems[0]
     return 1 if any(record["status"] == "failed" for record in results) else 0
 
 
