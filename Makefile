@@ -23,8 +23,8 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Sextant needs Python 3.11; say where it is: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "making $(VENV) from requirements.lock (a few minutes, about 3 GB to download)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
-	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps -r requirements.lock
+	@$(VENV)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 reproduce-table-%: $(VENV)/.complete ## run what table N lacks, then print it beside its claims

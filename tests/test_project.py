@@ -142,6 +142,14 @@ def dry_run(words: list[str], monkeypatch) -> None:
         assert cli.main(words) == 0
 
 
+def test_the_library_example_of_the_readme_runs():
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    names: dict = {}
+    exec(code, names)
+    paired = (names["target"] - names["source"]).square().sum(1).mean()
+    assert paired < (names["target"].roll(1, 0) - names["source"]).square().sum(1).mean()
+
+
 def test_generated_parts_of_the_pages_are_current():
     from sextant.tables import pages
 

@@ -44,14 +44,14 @@ def test_markdown_of_a_table_with_printed_values(arena_table):
     assert lines[0] == "# Table 1: Accuracy"
     assert "|  | ListOps (% ↑) | Path-X (% ↑) | Average (% ↑) |" in lines
     assert (
-        "| softmax | 37.0 ± 1.0<br>paper 36.4, reproduced | FAIL(diverged 3/3)<br>paper FAIL, "
-        "agrees | FAIL(diverged 3/3) |"
+        "| softmax | 37.0 ± 1.0 (3/3)<br>paper 36.4, reproduced | "
+        "FAIL(diverged 3/3)<br>paper FAIL, agrees | FAIL(diverged 3/3) |"
     ) in lines
     assert (
-        "| LUNA | **38.0 ± 1.0** stale<br>paper 37.1 ± 0.3 (n=3), reproduced | 38.0 ± 1.4 (2/3)!"
-        "<br>paper 80.1, inconclusive | 38.0 ± 1.4 (2/3)! stale<br>paper 58.6, inconclusive |"
+        "| LUNA | **38.0 ± 1.0** (3/3) stale<br>paper 37.1 ± 0.3 (n=3), reproduced | "
+        "38.0 ± 1.4 (2/3)!<br>paper 80.1, inconclusive | 38.0 ± 1.4 (2/3)! stale<br>paper 58.6, inconclusive |"
     ) in lines
-    assert "| linear | 31.0 ± 1.0 | n/a | n/a |" in lines
+    assert "| linear | 31.0 ± 1.0 (3/3) | n/a | n/a |" in lines
     assert "  - diverged 3: softmax / Path-X (seeds 0, 1, 2)" in lines
     assert "  - oom 1: LUNA / Path-X (seed 1)" in lines
     assert (
@@ -65,8 +65,8 @@ def test_markdown_of_a_table_with_printed_values(arena_table):
 def test_markdown_of_a_table_with_an_axis(plane_table):
     lines = markdown(plane_table).splitlines()
     assert "| NFE |  | N(0,I) to 8 Gaussians (W2 ↓) | N(0,I) to two moons (W2 ↓) |" in lines
-    assert "| 1 | exact OT | **0.320 ± 0.016** | **0.320 ± 0.016** |" in lines
-    assert "| 1 | Mean Flow \\* | 0.520 ± 0.016 | 0.520 ± 0.016 |" in lines
+    assert "| 1 | exact OT | **0.320 ± 0.016** (5/5) | **0.320 ± 0.016** (5/5) |" in lines
+    assert "| 1 | Mean Flow \\* | 0.520 ± 0.016 (5/5) | 0.520 ± 0.016 (5/5) |" in lines
     assert "- **Not found in the paper**: every printed value of this table" in lines
     assert "  - Mean Flow\\*: EMA 0.99: not stated" in lines
     assert "  - N(0,I) to two moons: moons law = f00d" in lines
@@ -137,7 +137,7 @@ def test_tex_is_balanced_and_aligned(arena_table, plane_table):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         plain = [line for line in rows if not line.startswith(r"\multicolumn")]
         assert all(line.count("&") == columns for line in plain)
-    assert r"LUNA & \textbf{38.0 $\pm$ 1.0} stale &" in latex(arena_table)
+    assert r"LUNA & \textbf{38.0 $\pm$ 1.0} (3/3) stale &" in latex(arena_table)
     assert r"\multicolumn{3}{l}{\textit{NFE 1}} \\" in latex(plane_table)
 
 

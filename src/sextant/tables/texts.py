@@ -29,7 +29,7 @@ class CellText:
 
 
 def cell_text(cell: Cell, column: Column) -> CellText:
-    """What stands in a cell; a mean over survivors always carries k/N."""
+    """What stands in a cell; a mean always carries k/N, with ! where seeds are lacking."""
     state, count = cell.state, f"{cell.n}/{cell.planned}"
     if state == "not_applicable":
         ours, mark = "n/a", ""
@@ -42,7 +42,7 @@ def cell_text(cell: Cell, column: Column) -> CellText:
             mark = f"missing {len(cell.missing)}/{cell.planned}"
     else:
         ours = _number(cell.mean, cell.std, column.digits)
-        mark = f"({count})!" if state == "partial" else ""
+        mark = f"({count})!" if state == "partial" else f"({count})"
         if cell.stale:
             mark = f"{mark} stale".strip()
     return CellText(ours, mark, _printed(cell.published, cell.verdict, column.digits))
