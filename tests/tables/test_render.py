@@ -49,7 +49,8 @@ def test_markdown_of_a_table_with_printed_values(arena_table):
     ) in lines
     assert (
         "| LUNA | **38.0 ± 1.0** (3/3) stale<br>paper 37.1 ± 0.3 (n=3), reproduced | "
-        "38.0 ± 1.4 (2/3)!<br>paper 80.1, inconclusive | 38.0 ± 1.4 (2/3)! stale<br>paper 58.6, inconclusive |"
+        "38.0 ± 1.4 (2/3)!<br>paper 80.1, inconclusive | "
+        "38.0 ± 1.4 (2/3)! stale<br>paper 58.6, inconclusive |"
     ) in lines
     assert "| linear | 31.0 ± 1.0 (3/3) | n/a | n/a |" in lines
     assert "  - diverged 3: softmax / Path-X (seeds 0, 1, 2)" in lines
