@@ -30,10 +30,10 @@ class Hole:
 class Origins:
     """What the runs of a table share.
 
-    `commits` are short, with a plus where the tree had changes; `hours` go by device; `data`
-    gives the fingerprints of each data set by its true name, `data_of` the same for each column;
-    `digest` is 16 hex of the sha256 over id, status, reason and scores of every run; the id stands
-    for the settings.
+    `parents` says of every run they start from what it is and how it scored. `commits` are short,
+    with a plus where the tree had changes; `hours` go by device; `data` gives the fingerprints of
+    each data set by its true name, `data_of` the same for each column; `digest` is 16 hex of the
+    sha256 over id, status, reason and scores of every run; the id stands for the settings.
     """
 
     runs: int
@@ -42,6 +42,7 @@ class Origins:
     data: Mapping[str, tuple[str, ...]]
     data_of: Mapping[str, Mapping[str, tuple[str, ...]]]
     digest: str
+    parents: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """The `generated_from` of a table's json."""
@@ -50,6 +51,7 @@ class Origins:
             "ledger_digest": self.digest,
             "commits": list(self.commits),
             "hours": {device: round(hours, 4) for device, hours in self.hours.items()},
+            "parents": list(self.parents),
             "data": {name: list(prints) for name, prints in self.data.items()},
         }
 
@@ -78,8 +80,15 @@ def holes(definition: TableDefinition, cells: Mapping[tuple[str, str], Cell]) ->
 def origins(
     plan: Plan,
     records: Mapping[str, Mapping[str, Any]],
+    everything: Mapping[str, Mapping[str, Any]],
 ) -> Origins:
-    """Gathers commits, hours and data over the runs of a table, each run counted once."""
+    """Gathers commits, hours and data over the runs of a table, each run counted once.
+
+    Args:
+        plan: the runs of each cell.
+        records: their ledger lines.
+        everything: other ledger lines too, among which the parents are looked up.
+    """
     commits: set[str] = set()
     seconds: dict[str, list[float]] = {}
     data: dict[str, set[str]] = {}
@@ -103,7 +112,23 @@ def origins(
         data={name: tuple(sorted(data[name])) for name in sorted(data)},
         data_of=_data_of(plan, records),
         digest=lines.hexdigest()[:16],
+        parents=_parents(records, everything),
     )
+
+
+def _parents(
+    records: Mapping[str, Mapping[str, Any]], everything: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    wanted = {run_id for record in records.values() for run_id in record.get("parents") or ()}
+    found = []
+    for run_id in wanted & everything.keys():
+        parent = everything[run_id]
+        scores = ", ".join(
+            f"{name} {score['value']:.4g}" for name, score in sorted(parent["scores"].items())
+        )
+        outcome = scores or f"{parent['status']}: {parent.get('reason')}"
+        found.append(f"{parent['task']} by {parent['method']}, seed {parent['seed']}: {outcome}")
+    return tuple(sorted(found))
 
 
 def mixed_data(definition: TableDefinition, found: Origins) -> tuple[str, ...]:

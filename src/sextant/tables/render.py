@@ -42,14 +42,14 @@ def groups(table: Table) -> Iterator[tuple[int | None, list[Line]]]:
 
 
 def terminal(table: Table, console: Console | None = None) -> None:
-    """Prints the table; without a terminal it is 110 characters wide and without colour."""
+    """Prints the table; without a terminal it is 120 characters wide and without colour."""
     from rich import box
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
     if console is None:
-        console = Console(width=None if sys.stdout.isatty() else 110)
+        console = Console(width=None if sys.stdout.isatty() else 120)
     definition = table.definition
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False, show_lines=False)
     grid.add_column("", no_wrap=False, min_width=16)

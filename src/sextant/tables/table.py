@@ -79,7 +79,7 @@ def build(
         definition: the table file.
         tier: smoke, small, gpu or paper.
         planned: the run ids of each (row, column), in the order of `seeds`.
-        records: ledger lines by run id; those of other tables are ignored.
+        records: ledger lines by run id; of those that are not planned only parents are shown.
         stale: ids of runs made by older code; shown, never left out.
         seeds: instead of those the table states for the tier.
 
@@ -109,7 +109,7 @@ def build(
         for line in definition.lines
         for column in definition.all_columns
     }
-    found = origins(plan, kept)
+    found = origins(plan, kept, records)
     return Table(
         definition=definition,
         tier=tier,

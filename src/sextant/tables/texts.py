@@ -100,6 +100,7 @@ def footers(table: Table) -> list[tuple[str, list[str]]]:
         ("Holes", _holes(table)),
         ("Stale", _stale(table)),
         ("Runs", [_runs(table)] if table.origins.runs else []),
+        ("They start from", list(table.origins.parents)),
         ("Notes", list(table.notes)),
         ("Not found in the paper", _not_found(table)),
         (

@@ -74,7 +74,7 @@ def fill(
     seeds: Sequence[int] | None = None,
 ) -> Table:
     """The table as the ledger has it now."""
-    wanted = {run_id for ids in runs.cells.values() for run_id in ids}
+    wanted = {member.run_id for spec in runs.specs for member in spec.lineage()}
     records = ledger.read(project.ledger, wanted)
     stale = {
         run_id
