@@ -87,7 +87,7 @@ def _register(register: Register, tables: Mapping[int, Sequence[Table]]) -> list
     ]
     for number, entry in sorted(register.entries.items()):
         title = f"{entry.id}: {entry.title}"
-        paper = register.papers[entry.paper].split(":")[0]
+        paper = register.names[entry.paper]
         state = _state(tables[number]) if number in tables else "not built yet"
         cells = [str(number), title, f"{paper}, {entry.place}", PRINTED[entry.printed]]
         lines.append(f"| {' | '.join([*cells, entry.small_data, state])} |")

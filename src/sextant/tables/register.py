@@ -27,10 +27,11 @@ class RegisterEntry:
 
 @dataclass(frozen=True)
 class Register:
-    """All numbers, and the papers' titles by key."""
+    """All numbers, and the papers' titles and short names by key."""
 
     entries: Mapping[int, RegisterEntry]
     papers: Mapping[str, str]
+    names: Mapping[str, str]
 
     def entry(self, which: int | str) -> RegisterEntry:
         """The entry of a number (`12`, `"12"`) or id (`"otmf-1"`).
@@ -64,6 +65,9 @@ def read_register(root: Path) -> Register:
     fields = Fields(REGISTER_FILE, "", read_yaml(path, REGISTER_FILE))
     inside = fields.child("papers")
     papers = {key: inside.text(key) for key in inside.values}
+    short = fields.child("names")
+    names = {key: short.text(key) for key in papers}
+    short.end()
     tables = fields.raw("tables")
     fields.end()
     if not isinstance(tables, list) or not tables:
@@ -76,7 +80,7 @@ def read_register(root: Path) -> Register:
             raise fields.problem("tables", f"has {entry.number} or {entry.id} twice")
         entries[entry.number] = entry
         ids.add(entry.id)
-    return Register(entries, papers)
+    return Register(entries, papers, names)
 
 
 def _entry(fields: Fields, papers: Mapping[str, str]) -> RegisterEntry:
