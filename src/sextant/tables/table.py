@@ -38,11 +38,6 @@ class Table:
     notes: tuple[str, ...]
 
     @property
-    def has_results(self) -> bool:
-        """Whether any cell has a finished run."""
-        return any(cell.n for cell in self.cells.values())
-
-    @property
     def data(self) -> str:
         """What the table says its data are at this tier."""
         return self.definition.data.get(self.tier, "not stated")
