@@ -76,6 +76,14 @@ def test_a_mistake_gets_one_sentence_and_code_2(results, capsys, arguments, sent
     assert not (results / "ledger").exists()
 
 
+def test_a_tier_for_gpus_is_refused_without_one_before_anything_is_written(
+    results, capsys, monkeypatch
+):
+    monkeypatch.setattr("sextant.verbs.reproduce._has_gpu", lambda: False)
+    assert "tier gpu needs a GPU" in said(capsys, "reproduce", "12", "tier=gpu")
+    assert not list(results.iterdir())
+
+
 def test_a_corrupt_ledger_line_is_named(results, capsys):
     (results / "ledger").mkdir()
     (results / "ledger" / "generation.jsonl").write_text("{}\n")

@@ -12,8 +12,8 @@ import yaml
 
 from sextant.paths import Project
 from sextant.runs import ledger
-from sextant.runs.compose import TIERS, Composer
-from sextant.runs.spec import RunSpec
+from sextant.runs.compose import Composer
+from sextant.runs.spec import TIERS, RunSpec
 from sextant.tables.definition import check_configs, find_tables
 from sextant.tables.register import read_register
 from sextant.tables.render import FORMATS

@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sextant.errors import UserError
-from sextant.runs.compose import TIERS, Composer, merge, resolve
+from sextant.runs.compose import Composer, merge, resolve
 from sextant.runs.identity import identifying, run_id
+from sextant.runs.spec import TIERS
 from tests.toy import ROOT
 
 COMPOSER = Composer(ROOT / "conf")

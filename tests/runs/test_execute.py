@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sextant.errors import UserError
+from sextant.runs import execute as execution
 from sextant.runs import ledger
 from sextant.runs.execute import execute
 from sextant.runs.store import RunFolder
@@ -99,11 +100,16 @@ def test_a_run_over_its_limit_times_out(surroundings):
     assert execute(spec, surroundings)["reason"] == "timeout"
 
 
-def test_a_failed_run_is_tried_again_only_when_asked(surroundings):
+def test_a_failed_run_is_tried_again_only_when_asked(surroundings, monkeypatch):
+    attempts = []
+    attempt = execution._attempt
+    monkeypatch.setattr(execution, "_attempt", lambda *a: (attempts.append(1), attempt(*a))[1])
     spec = line_spec(fails="error")
     first = execute(spec, surroundings)
     assert execute(spec, surroundings) == first
+    assert len(attempts) == 1
     execute(spec, surroundings, again=True)
+    assert len(attempts) == 2
     assert ledger.read(surroundings.ledger)[spec.run_id]["status"] == "failed"
 
 

@@ -21,7 +21,6 @@ from sextant.errors import UserError, unknown
 from sextant.runs.identity import identifying, normalised
 from sextant.runs.spec import RunSpec
 
-TIERS = ("smoke", "small", "gpu", "paper")
 BASE = re.compile(r"^/(\w+)/([\w/]+)@_here_$")
 REFERENCE = re.compile(r"^\$\{([A-Za-z0-9_.]+)\}$")
 

@@ -10,6 +10,8 @@ from typing import Any
 from sextant.errors import UserError
 from sextant.runs import identity
 
+TIERS = ("smoke", "small", "gpu", "paper")
+
 
 @dataclass(frozen=True)
 class RunSpec:

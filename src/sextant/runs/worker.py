@@ -86,7 +86,7 @@ def output_to(path: Path) -> Iterator[None]:
                 os.close(saved)
 
 
-def describe(scores: Mapping[str, Mapping[str, Any]], most: int = 2) -> str:
-    """The first scores of a ledger line, for a progress line."""
-    shown = [f"{name} {score['value']:.4g}" for name, score in list(scores.items())[:most]]
+def describe(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """The first two scores of a ledger line, for a progress line."""
+    shown = [f"{name} {score['value']:.4g}" for name, score in list(scores.items())[:2]]
     return ", ".join(shown)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-TIERS = ("smoke", "small", "gpu", "paper")
+from sextant.runs.spec import TIERS as TIERS
+
 WORDS = ("FAIL", "NA", "not found")
 RELATIONS = ("better_than", "at_least_as_good_as")
 

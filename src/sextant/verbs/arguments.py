@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sextant.errors import UserError, unknown
-
-TIERS = ("smoke", "small", "gpu", "paper")
+from sextant.runs.spec import TIERS
 
 
 @dataclass

@@ -48,6 +48,12 @@ def main(arguments: list[str]) -> int:
     code = 0
     if asked_for.waiting:
         number, tier = asked_for.definition.number, asked_for.tier
+        needs_gpu = any(spec.needs_gpu for spec in asked_for.waiting)
+        if where == "local" and needs_gpu and not _has_gpu():
+            raise UserError(
+                f"tier {tier} needs a GPU and there is none here; "
+                "use tier=small, or where=slurm on a cluster"
+            )
         print(summary(number, tier, asked_for.plan))
         expected = cost(asked_for.plan, asked_for.waiting)
         print(f"running {len(asked_for.waiting)}: {expected}", flush=True)
@@ -94,11 +100,6 @@ def _carry_out(
     from sextant.runs.launch.local import launch
 
     waiting = asked_for.waiting
-    if any(spec.needs_gpu for spec in waiting) and not _has_gpu():
-        raise UserError(
-            f"tier {asked_for.tier} needs a GPU and there is none here; "
-            "use tier=small, or where=slurm on a cluster"
-        )
     rows = RowsAsTheyFill(asked_for)
 
     def expected(spec: RunSpec) -> float | None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from sextant.errors import UserError, unknown
 from sextant.paths import find_project
-from sextant.runs.compose import TIERS, Composer, spec_from_config
-from sextant.runs.spec import RunSpec
+from sextant.runs.compose import Composer, spec_from_config
+from sextant.runs.spec import TIERS, RunSpec
 
 USAGE = """usage: sextant run [task=NAME] [method=NAME] [tier=small] [seed=0] [key=value ...]
 

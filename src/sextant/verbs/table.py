@@ -10,7 +10,6 @@ from sextant.tables.table import Table
 from sextant.verbs.arguments import read
 from sextant.verbs.tabling import fill, runs_of, tiers_with_results
 
-FORMATS = ("terminal", "md", "tex", "csv", "json")
 USAGE = """usage: sextant table N|all [tier=small] [format=terminal] [seeds=0,1]
 
 Prints table N from the ledger, without running anything. `all` rewrites every file in
@@ -35,7 +34,7 @@ def main(arguments: list[str]) -> int:
             print(path)
         return 0
     definition = find_table(project.root, asked.words[0])
-    shape, seeds = asked.choice("format", FORMATS, "terminal"), asked.seeds()
+    shape, seeds = asked.choice("format", ("terminal", *render.FORMATS), "terminal"), asked.seeds()
     if "tier" in asked.options:
         tier = asked.tier()
     else:
