@@ -69,19 +69,20 @@ CLAIM = "claims.ot_better"
         (put("columns.moons.digits", "3"), "columns.moons.digits must be a whole number >= 0, got "
          "'3'"),
         (put("columns.moons.metrics", "w2"), "columns.moons.metrics is not a field of columns.moons"
-         "; allowed: better, digits, label, metric, task, unit; nearest match: metric"),
+         "; allowed: at, better, digits, label, metric, task, unit; nearest match: metric"),
+        (put("columns.moons.at", [1, 3]), "columns.moons.at names the point '3'; allowed: 1, 2"),
         (put("columns.Moons", {}), "columns.Moons is not a name of lower-case letters, digits and "
          "underscores"),
         (put("rows", {}), "rows must name at least one row"),
         (put("rows.floor.reference", "yes"), "rows.floor.reference must be true or false, got "
          "'yes'"),
         (put("rows.floor.at", "twice"), "rows.floor.at must be a list of different whole numbers "
-         ">= 1, got 'twice'"),
+         ">= 0, got 'twice'"),
         (put("rows.floor.deviations", "one"), "rows.floor.deviations must be a list of texts, got "
          "'one'"),
         (put("rows.floor.not_applicable", {"moon": "no"}), "rows.floor.not_applicable names the "
          "column 'moon'; allowed: gaussians, moons; nearest match: moons"),
-        (put("evaluations.at", []), "evaluations.at must be a list of different whole numbers >= 1,"
+        (put("evaluations.at", []), "evaluations.at must be a list of different whole numbers >= 0,"
          " got []"),
         (put("summary", {"moons": {"over": ["moons", "gaussians"]}}),
          "summary.moons has the name of a column"),

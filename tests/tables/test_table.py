@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from sextant.tables.explain import explain
 from sextant.tables.reading import TableError
 from sextant.tables.table import build, to_json
 
@@ -65,6 +66,25 @@ def test_failed_runs(small):
     cell = cell_of(small, "ot_exact@1", "moons")
     assert (cell.state, cell.mean) == ("failed:diverged+oom", None)
     assert len(cell.runs) == 5
+
+
+def test_a_column_of_some_points_is_empty_at_the_others(define_plane, ledger):
+    definition = define_plane(lambda table: table["columns"]["moons"].update(at=[2]))
+    made = ledger(definition, "small").fill(value)
+    table = build(made.definition, made.tier, made.planned, made.records)
+    assert not table.cells["ot_exact@1", "moons"].applicable
+    assert table.cells["ot_exact@2", "moons"].state == "done"
+    assert table.cells["ot_exact@1", "gaussians"].state == "done"
+    told = explain(table, "ot_exact@1", "moons")
+    assert "not applicable: moons is scored at NFE 2 only" in told
+    told = explain(table, "ot_exact", "moons")
+    assert "w2@2 = " in told
+    assert "not scored" not in told
+
+
+def test_the_axis_may_begin_at_zero(define_plane):
+    definition = define_plane(lambda table: table["evaluations"].update(at=[0, 1, 2]))
+    assert definition.lines[0].key == "mean_flow@0"
 
 
 def test_a_metric_that_was_not_scored_is_a_failure_of_that_line_only(small):

@@ -83,10 +83,10 @@ def _claim_columns(fields: Fields, table: TableDefinition) -> tuple[str, ...]:
 
 
 def _check_claim(fields: Fields, claim: Claim, table: TableDefinition) -> None:
-    by_line = {line.key: line.row for line in table.lines}
+    by_line = {line.key: line for line in table.lines}
     columns = [column for column in table.all_columns if column.key in claim.columns]
     compares = any(
-        all(table.applies(by_line[line], column) for line in (left, *right))
+        all(table.fills(by_line[line], column) for line in (left, *right))
         for column in columns
         for left in claim.rows
         for right in ([(name,) for name in claim.than_rows] or [()])

@@ -173,7 +173,7 @@ def _badness(comparison: Comparison) -> tuple[int, float]:
 def _figure(claim: Claim, table: TableDefinition, comparisons: list[Comparison]) -> str:
     worst = min(comparisons, key=_badness)
     labels = {
-        line.key: f"{line.row.label} ({table.axis} {line.at})" if line.at else line.row.label
+        line.key: line.row.label + ("" if line.at is None else f" ({table.axis} {line.at})")
         for line in table.lines
     }
     column = next(c for c in table.all_columns if c.key == worst.column)

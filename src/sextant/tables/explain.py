@@ -33,23 +33,26 @@ def explain(table: Table, row: str, column: str) -> str:
     columns = {c.key: c for c in definition.all_columns}
     if column not in columns:
         raise _unknown(table, "column", column, list(columns))
-    chosen = columns[column]
+    chosen, holes = columns[column], lines[0].row.not_applicable
     out = [f"table {definition.number} ({definition.id}), {lines[0].row.label}, {chosen.label}"]
     for line in lines:
         cell = table.cells[line.key, column]
         text = cell_text(cell, chosen)
         printed = f"; {text.printed}" if text.printed else ""
         out.append(f"  {line.key}: {text.whole}  [{cell.state}, {cell.n}/{cell.planned}]{printed}")
-    if not definition.applies(lines[0].row, chosen):
-        reasons = [
-            f"{key}: {reason}"
-            for key, reason in lines[0].row.not_applicable.items()
-            if key in (column, *chosen.over)
-        ]
+    lines = [line for line in lines if definition.fills(line, chosen)]
+    if not lines:
+        parts = [columns[key] for key in (column, *chosen.over)]
+        reasons = [f"{part.key}: {holes[part.key]}" for part in parts if part.key in holes]
+        reasons += [f"{part.key} is scored at {_points(table, part)}" for part in parts if part.at]
         return "\n".join([*out, f"  not applicable: {'; '.join(reasons)}"]) + "\n"
     for part in [columns[key] for key in chosen.over] or [chosen]:
         out += ["", *_runs(table, lines, part)]
     return "\n".join(out) + "\n"
+
+
+def _points(table: Table, column: Column) -> str:
+    return f"{table.definition.axis} {', '.join(map(str, column.at))} only"
 
 
 def _unknown(table: Table, what: str, got: str, allowed: list[str]) -> TableError:

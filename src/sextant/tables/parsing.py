@@ -35,7 +35,7 @@ def parse(file: str, content: object) -> TableDefinition:
     number, identity = fields.integer("number", 1), fields.text("id")
     title, paper = fields.text("title"), _paper(fields.child("paper"))
     axis, at = _evaluations(fields)
-    columns = fields.children("columns", _column)
+    columns = fields.children("columns", lambda key, part: _column(key, part, at))
     if not columns:
         raise fields.problem("columns", "must name at least one column")
     rows = fields.children("rows", lambda key, row: _row(key, row, at, columns))
@@ -124,12 +124,16 @@ def _evaluations(fields: Fields) -> tuple[str | None, tuple[int, ...]]:
         fields.raw("evaluations", None)
         return None, ()
     inside = fields.child("evaluations")
-    axis, at = inside.text("axis"), inside.integers("at", 1)
+    axis, at = inside.text("axis"), inside.integers("at", 0)
     inside.end()
     return axis, at
 
 
-def _column(key: str, fields: Fields) -> Column:
+def _column(key: str, fields: Fields, at: tuple[int, ...]) -> Column:
+    points = () if fields.raw("at", None) is None else fields.integers("at", 0)
+    for point in points:
+        if point not in at:
+            raise fields.unknown("at", "names the point", str(point), map(str, at))
     column = Column(
         key=key,
         label=fields.text("label"),
@@ -138,6 +142,7 @@ def _column(key: str, fields: Fields) -> Column:
         unit=fields.text("unit", None),
         task=fields.text("task"),
         metric=fields.text("metric"),
+        at=points,
     )
     fields.end()
     return column
@@ -176,7 +181,7 @@ def _row(key: str, fields: Fields, at: tuple[int, ...], columns: tuple[Column, .
     elif own is not None:
         if not at:
             raise fields.problem("at", "is given, but the table has no evaluations")
-        at = fields.integers("at", 1)
+        at = fields.integers("at", 0)
     holes = fields.child("not_applicable", {})
     names = [column.key for column in columns]
     for name in holes.values:

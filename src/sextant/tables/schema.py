@@ -34,7 +34,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one task, or (with `over`) the average of other columns."""
+    """One metric of one task, or (with `over`) the average of other columns.
+
+    With `at`, the metric is scored at these points of the evaluation axis only.
+    """
 
     key: str
     label: str
@@ -44,6 +47,7 @@ class Column:
     task: str | None = None
     metric: str | None = None
     over: tuple[str, ...] = ()
+    at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -170,3 +174,9 @@ class TableDefinition:
     def applies(self, row: Row, column: Column) -> bool:
         """Whether the row can fill the column; an average needs all of its columns."""
         return not any(key in row.not_applicable for key in (column.key, *column.over))
+
+    def fills(self, line: Line, column: Column) -> bool:
+        """Whether the line has the column: its row does, at this point of the evaluation axis."""
+        parts = [part for part in self.columns if part.key in (column.key, *column.over)]
+        scored = all(line.at is None or not part.at or line.at in part.at for part in parts)
+        return scored and self.applies(line.row, column)

@@ -96,7 +96,7 @@ def build(
     for line in definition.lines:
         for column in definition.summaries:
             parts = [cells[line.key, name] for name in column.over]
-            usable = definition.applies(line.row, column)
+            usable = definition.fills(line, column)
             empty = Cell(line.key, column.key, 0, applicable=False)
             cells[line.key, column.key] = summary_cell(line, column, parts) if usable else empty
     cells = {
@@ -145,7 +145,7 @@ def _cell(
     records: Mapping[str, Mapping[str, Any]],
     stale: Collection[str],
 ) -> Cell:
-    if not definition.applies(line.row, column):
+    if not definition.fills(line, column):
         return Cell(line.key, column.key, 0, applicable=False)
     return run_cell(line, column, dict(plan[line.row.key, column.key]), records, stale)
 
@@ -225,6 +225,7 @@ def _column_json(column: Column, table: Table) -> dict[str, Any]:
         "task": column.task,
         "metric": column.metric,
         "over": list(column.over),
+        "at": list(column.at),
         "better": column.better,
         "unit": column.unit,
         "digits": column.digits,
