@@ -39,6 +39,20 @@ def printed(table, width=110):
     return out.getvalue()
 
 
+def test_rows_that_lack_the_same_share_a_sentence(define_plane, ledger):
+    def change(table):
+        for row in ("mean_flow", "ot_exact"):
+            table["rows"][row]["not_applicable"] = {"gaussians": "no", "moons": "no"}
+        table["claims"] = {}
+        table["columns"]["moons"]["at"] = [2]
+
+    made = ledger(define_plane(change), "small").fill(lambda *_: 0.1)
+    text = markdown(build(made.definition, "small", made.planned, made.records))
+    assert "- **Not applicable**" in text
+    assert "Mean Flow; exact OT, N(0,I) to 8 Gaussians; N(0,I) to two moons: no" in text
+    assert "N(0,I) to two moons: scored at NFE 2 only" in text
+
+
 def test_markdown_of_a_table_with_printed_values(arena_table):
     lines = markdown(arena_table).splitlines()
     assert lines[0] == "# Table 1: Accuracy"

@@ -92,7 +92,6 @@ def footers(table: Table) -> list[tuple[str, list[str]]]:
     """Headed lists of sentences that stand under the table; empty ones are left out."""
     definition = table.definition
     labels = {row.key: row.label for row in definition.rows}
-    columns = {column.key: column for column in definition.all_columns}
     found = [
         ("Tier", [_tier(table)]),
         ("Data", _data(table)),
@@ -103,14 +102,7 @@ def footers(table: Table) -> list[tuple[str, list[str]]]:
         ("They start from", list(table.origins.parents)),
         ("Notes", list(table.notes)),
         ("Not found in the paper", _not_found(table)),
-        (
-            "Not applicable",
-            [
-                f"{row.label}, {columns[key].label}: {reason}"
-                for row in definition.rows
-                for key, reason in row.not_applicable.items()
-            ],
-        ),
+        ("Not applicable", _not_applicable(table)),
         (
             "Deviations",
             [
@@ -149,6 +141,25 @@ def _seeds(table: Table) -> str:
     if count == 1:
         return f"1 a cell ({seeds}), so no spread and no claim can be judged"
     return f"{count} a cell ({seeds}): mean ± standard deviation; cells with fewer show k/{count}"
+
+
+def _not_applicable(table: Table) -> list[str]:
+    """One entry for all rows that lack the same columns for the same reason."""
+    columns = {column.key: column.label for column in table.definition.all_columns}
+    rows: dict[tuple[str, str], list[str]] = {}
+    for row in table.definition.rows:
+        lacking: dict[str, list[str]] = {}
+        for key, reason in row.not_applicable.items():
+            lacking.setdefault(reason, []).append(columns[key])
+        for reason, labels in lacking.items():
+            rows.setdefault(("; ".join(labels), reason), []).append(row.label)
+    axis = table.definition.axis
+    found = [f"{'; '.join(names)}, {labels}: {reason}" for (labels, reason), names in rows.items()]
+    return found + [
+        f"{column.label}: scored at {axis} {', '.join(map(str, column.at))} only"
+        for column in table.definition.columns
+        if column.at
+    ]
 
 
 def _holes(table: Table) -> list[str]:
