@@ -1,0 +1,393 @@
+"""Times LUNA and the other attentions: step by step, against SDPA, and over length.
+
+Run `python benchmarks/attention.py --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from time import thread_time
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+import sextant.methods.attention
+from sextant.methods.attention.base import Attention, linear_attention
+from sextant.methods.attention.luna import piecewise, sums
+from sextant.methods.attention.luna.attention import LunaAttention
+from sextant.methods.attention.luna.feature_map import FeatureMap
+
+EPILOG = """
+Everything is measured in this one process on one thread of a CPU, float32, batch 1, 2 heads of 32,
+128 features; forward and backward pass to queries, keys, values and parameters. Contestants take
+turns, each after a call of its own to warm up, and medians are printed. Seconds are those this
+thread had the processor for, so that a busy machine disturbs little but the caches. "saved" is what
+autograd keeps between the passes, every storage once, "peak" what a call needs beyond what the
+process held before it (Linux only).
+
+steps: what each step gave, from the map as listed to what LunaAttention does. The yardstick is
+elu + 1 of a learned projection to as many features. "error" is the largest difference from the
+listed form in float64, over output and gradients, relative to the largest number of each.
+lengths: LUNA, elu + 1 and softmax (SDPA); the crossover is where LUNA and SDPA cost the same.
+all: every attention of the package, with the slope of log time over log length.
+stream: the causal form. Tokens are drawn as they are needed, so memory is that of the form alone.
+"""
+
+HEADS, WIDTH, FEATURES = 2, 32, 128
+Contestant = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def inputs(n: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Queries, keys and values (1, HEADS, n, WIDTH), standard normal."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (1, HEADS, n, WIDTH)
+    draws = (torch.randn(shape, generator=generator) for _ in range(3))
+    return [draw.to(dtype).requires_grad_() for draw in draws]
+
+
+def elu_attention(width: int | None) -> Contestant:
+    """elu + 1 of a projection to `width` features, or of the tokens themselves."""
+    weight = None if width is None else (torch.randn(width, WIDTH) / WIDTH**0.5).requires_grad_()
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        def features(x: Tensor) -> Tensor:
+            return functional.elu(x if weight is None else x @ weight.T) + 1
+
+        return linear_attention(features(queries), features(keys), values)
+
+    return attend
+
+
+def whole(features: Callable[[Tensor], Tensor]) -> Contestant:
+    """All features of all tokens, kept for the backward pass."""
+    return lambda q, k, v: linear_attention(features(q), features(k), v)
+
+
+def in_pieces(features: Callable[[Tensor], Tensor], tokens: int) -> Contestant:
+    """Features of some tokens at a time, computed again in the backward pass."""
+
+    def summary(keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        at_keys = features(keys)
+        return at_keys.transpose(-1, -2) @ values, at_keys.sum(-2)
+
+    def read(queries: Tensor, mixed: Tensor, total: Tensor) -> Tensor:
+        at_queries = features(queries)
+        return (at_queries @ mixed) / (at_queries @ total[..., None]).clamp(min=1e-6)
+
+    def again(function: Callable[..., object], *arguments: Tensor) -> object:
+        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        pairs = zip(keys.split(tokens, 2), values.split(tokens, 2), strict=True)
+        parts = [again(summary, *pair) for pair in pairs]
+        mixed, total = sum(part[0] for part in parts), sum(part[1] for part in parts)
+        return torch.cat([again(read, part, mixed, total) for part in queries.split(tokens, 2)], 2)
+
+    return attend
+
+
+def looked_up(feature_map: FeatureMap) -> Callable[[Tensor], Tensor]:
+    """Features from the table by indexing it, with autograd's own gradients."""
+
+    def features(tokens: Tensor) -> Tensor:
+        table = feature_map.tabulate(tokens.dtype)
+        arguments = feature_map.project(tokens)
+        intervals = torch.bucketize(arguments.detach(), table.knots)
+        values = arguments[..., None] * table.slopes[intervals] + table.intercepts[intervals]
+        return values.flatten(-2) / math.sqrt(feature_map.projections)
+
+    return features
+
+
+def tabulated(feature_map: FeatureMap) -> Callable[[Tensor], Tensor]:
+    """Features from the table with gradients written by hand."""
+    return lambda tokens: feature_map(tokens, feature_map.tabulate(tokens.dtype))
+
+
+@contextmanager
+def binary_search() -> Iterator[None]:
+    """`torch.bucketize` in the place of the grid that narrows the search."""
+    ours = sums.locate
+    sums.locate = lambda arguments, knots: torch.bucketize(arguments, knots, out_int32=True)
+    try:
+        yield
+    finally:
+        sums.locate = ours
+
+
+@contextmanager
+def comparing_sort() -> Iterator[None]:
+    """No padding to the size from which torch sorts by digits."""
+    ours, piecewise.RADIX_FROM = piecewise.RADIX_FROM, 0
+    try:
+        yield
+    finally:
+        piecewise.RADIX_FROM = ours
+
+
+def under(context: Callable[[], object], attend: Contestant) -> Contestant:
+    """A contestant that runs in a context."""
+
+    def call(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        with context():
+            return attend(queries, keys, values)
+
+    return call
+
+
+def both_passes(attend: Contestant, tensors: list[Tensor]) -> None:
+    """Forward and backward; gradients are thrown away."""
+    attend(*tensors).sum().backward()
+    for tensor in tensors:
+        tensor.grad = None
+
+
+def medians(contestants: dict[str, Contestant], n: int, repeats: int) -> dict[str, float]:
+    """Median seconds of both passes over n tokens, contestants taking turns."""
+    tensors = inputs(n)
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, attend in contestants.items():
+            if not seconds[name] or seconds[name][-1] < 0.5:
+                both_passes(attend, tensors)
+            start = thread_time()
+            both_passes(attend, tensors)
+            seconds[name].append(thread_time() - start)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def saved_megabytes(attend: Contestant, n: int) -> float:
+    """What autograd keeps between the passes, every storage once."""
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = (tensor, storage.nbytes())
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        attend(*inputs(n))
+    return sum(size for _, size in kept.values()) / 2**20
+
+
+def peak_megabytes(call: Callable[[], object]) -> float | None:
+    """Memory a call needs at its peak beyond what is held before, or None where not known."""
+    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def held(field: str) -> int:
+        line = next(li for li in status.read_text().splitlines() if li.startswith(field))
+        return int(line.split()[1])
+
+    try:
+        reset.write_text("5")
+        before = held("VmRSS")
+        call()
+        return max(0, held("VmHWM") - before) / 1024
+    except (OSError, StopIteration):
+        return None
+
+
+def error_against(attend: Contestant, listed: LunaAttention, n: int = 2048) -> float:
+    """Largest relative difference from the listed form in float64, output and gradients."""
+    exact_map = FeatureMap(WIDTH).double()
+    exact_map.load_state_dict(listed.feature_map.state_dict())
+    results = []
+    for features, module, dtype in (
+        (attend, listed.feature_map, torch.float32),
+        (whole(exact_map), exact_map, torch.float64),
+    ):
+        tensors = inputs(n, dtype)
+        output = features(*tensors)
+        weight = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).view(output.shape)
+        total = (output.double() * weight).sum()
+        gradients = torch.autograd.grad(total, [*tensors, *module.parameters()])
+        results.append([output.detach().double(), *(tensor.double() for tensor in gradients)])
+    pairs = zip(*results, strict=True)
+    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
+
+
+def table_of(title: str, words: list[str], numbers: list[str]) -> Table:
+    """An empty table with left-aligned words and right-aligned numbers."""
+    table = Table(title=title)
+    for heading in words:
+        table.add_column(heading)
+    for heading in numbers:
+        table.add_column(heading, justify="right")
+    return table
+
+
+def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
+    """What each step gave in time, memory and exactness."""
+    luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
+    feature_map = luna.feature_map
+    ours: dict[str, Contestant] = {
+        "as listed: perceptron on every number": whole(feature_map),
+        "pieces of 1,024 tokens, recomputed": in_pieces(feature_map, 1024),
+        "table of lines, autograd's gradient": whole(looked_up(feature_map)),
+        "table, gradient by hand": whole(tabulated(feature_map)),
+        "table, by hand, pieces recomputed": in_pieces(tabulated(feature_map), 1024),
+        "sums without features, binary search": under(binary_search, luna),
+        "sums without features, comparing sort": under(comparing_sort, luna),
+        "sums without features = LunaAttention": luna,
+    }
+    if compiled:
+        ours["as listed, torch.compile"] = whole(torch.compile(feature_map))
+        ours["table lookup, torch.compile"] = torch.compile(whole(looked_up(feature_map)))
+    yardstick = f"elu + 1, {FEATURES} features"
+    others = {yardstick: elu_attention(FEATURES), f"elu + 1, {WIDTH} features": elu_attention(None)}
+    contestants = others | ours
+    seconds = medians(contestants, n, repeats)
+    kept = {name: saved_megabytes(attend, n) for name, attend in contestants.items()}
+    table = table_of(
+        f"Steps, N = {n}, forward and backward",
+        ["form"],
+        ["ms", "of elu's", "saved MB", "of elu's", "peak MB", "error"],
+    )
+    for name, attend in contestants.items():
+        tensors = inputs(n)
+        peak = peak_megabytes(lambda call=attend, on=tensors: both_passes(call, on))
+        table.add_row(
+            name,
+            f"{1e3 * seconds[name]:.1f}",
+            f"{seconds[name] / seconds[yardstick]:.2f}",
+            f"{kept[name]:.1f}",
+            f"{kept[name] / kept[yardstick]:.2f}",
+            "" if peak is None else f"{peak:.0f}",
+            f"{error_against(attend, luna):.0e}" if name in ours else "",
+        )
+    console.print(table)
+
+
+def print_lengths(console: Console, lengths: list[int], repeats: int) -> None:
+    """LUNA, elu + 1 and SDPA over N, and where LUNA and SDPA cost the same."""
+    contestants: dict[str, Contestant] = {
+        "LUNA": LunaAttention(head_dimension=WIDTH, features=FEATURES),
+        "elu + 1": elu_attention(FEATURES),
+        "SDPA": functional.scaled_dot_product_attention,
+    }
+    table = table_of("Lengths, ms", ["N"], [*contestants, "SDPA / LUNA"])
+    before: tuple[int, float] | None = None
+    crossover = f"SDPA is faster up to N = {lengths[-1]}"
+    for n in lengths:
+        seconds = medians(contestants, n, repeats)
+        ratio = seconds["SDPA"] / seconds["LUNA"]
+        table.add_row(
+            str(n), *(f"{1e3 * seconds[name]:.1f}" for name in contestants), f"{ratio:.2f}"
+        )
+        if ratio >= 1:
+            if crossover.startswith("SDPA"):
+                crossover = f"LUNA is faster from N = {n}, the shortest measured"
+                if before is not None:
+                    share = -math.log(before[1]) / (math.log(ratio) - math.log(before[1]))
+                    crossover = f"crossover at N = {before[0] * (n / before[0]) ** share:.0f}"
+        else:
+            before = (n, ratio)
+            crossover = f"SDPA is faster up to N = {lengths[-1]}"
+    console.print(table)
+    console.print(crossover)
+
+
+def attentions(longest: int) -> dict[str, Attention]:
+    """Every attention of the package, by the name of its class."""
+    found = {}
+    package = sextant.methods.attention
+    for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        module = importlib.import_module(entry.name)
+        for name, kind in inspect.getmembers(module, inspect.isclass):
+            own = kind.__module__ == entry.name
+            if own and issubclass(kind, Attention) and kind is not Attention:
+                found[name] = kind(heads=HEADS, head_dimension=WIDTH, length=longest)
+    return found
+
+
+def print_all(console: Console, lengths: list[int], repeats: int) -> None:
+    """Every attention at some lengths."""
+    contestants = attentions(lengths[-1])
+    seconds = {n: medians(contestants, n, repeats) for n in lengths}
+    table = table_of(
+        f"All attentions; memory at N = {lengths[-1]}",
+        ["attention"],
+        [*(f"ms, N = {n}" for n in lengths), "slope", "saved MB", "peak MB"],
+    )
+    for name, attend in contestants.items():
+        tensors = inputs(lengths[-1])
+        peak = peak_megabytes(lambda call=attend, on=tensors: both_passes(call, on))
+        rise = math.log(seconds[lengths[-1]][name] / seconds[lengths[0]][name])
+        table.add_row(
+            name,
+            *(f"{1e3 * seconds[n][name]:.1f}" for n in lengths),
+            f"{rise / math.log(lengths[-1] / lengths[0]):.2f}",
+            f"{saved_megabytes(attend, lengths[-1]):.1f}",
+            "" if peak is None else f"{peak:.0f}",
+        )
+    console.print(table)
+
+
+@torch.no_grad()
+def streamed(luna: LunaAttention, tokens: int, block: int) -> None:
+    """The causal form over blocks of new tokens; outputs are thrown away."""
+    shape = (1, HEADS, block, WIDTH)
+    state = luna.start(torch.empty(shape), torch.empty(shape))
+    for _ in range(tokens // block):
+        _, state = luna.stream(state, *(torch.randn(shape) for _ in range(3)))
+
+
+def print_stream(console: Console, tokens: int) -> None:
+    """Time and memory of the causal form, in blocks and token by token."""
+    luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
+    streamed(luna, 4096, 1024)
+    table = table_of(
+        "Causal form, without a graph", ["tokens", "a call"], ["us / token", "peak MB"]
+    )
+    for count, block in ((tokens // 10, 1000), (tokens, 1000), (tokens // 50, 1)):
+        start = thread_time()
+        peak = peak_megabytes(lambda c=count, b=block: streamed(luna, c, b))
+        each = (thread_time() - start) / count
+        table.add_row(
+            f"{count:,}", str(block), f"{1e6 * each:.1f}", "" if peak is None else f"{peak:.1f}"
+        )
+    console.print(table)
+
+
+def main() -> None:
+    """Measures and prints the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", choices=["steps", "lengths", "all", "stream"], help="one table")
+    parser.add_argument("--length", type=int, default=8192, help="N of the steps")
+    lengths = [256, 512, 1000, 2000, 4000]
+    parser.add_argument("--lengths", type=int, nargs="+", default=lengths, help="ascending")
+    parser.add_argument("--all-lengths", type=int, nargs="+", default=[512, 2048], help="likewise")
+    parser.add_argument("--tokens", type=int, default=100_000, help="of the stream")
+    parser.add_argument("--repeats", type=int, default=7, help="timed calls of each contestant")
+    parser.add_argument("--compile", action="store_true", help="steps: torch.compile too (minutes)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    console = Console(width=110)
+    if arguments.only in (None, "steps"):
+        print_steps(console, arguments.length, arguments.repeats, arguments.compile)
+    if arguments.only in (None, "lengths"):
+        print_lengths(console, sorted(arguments.lengths), arguments.repeats)
+    if arguments.only in (None, "all"):
+        print_all(console, sorted(arguments.all_lengths), max(3, arguments.repeats // 2))
+    if arguments.only in (None, "stream"):
+        print_stream(console, arguments.tokens)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Alignment of point clouds by one slicer: data, exams and figures."""
