@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -248,7 +249,7 @@ def min_sliced_plan(
     target_weights: Points | None = None,
     iterations: int = 400,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> SlicedTransport:
     """A transport plan between two clouds from one learned slice.
 
@@ -270,7 +271,8 @@ def min_sliced_plan(
         target_weights: (M,) likewise.
         iterations: training steps.
         seed: of the initial weights of a named slicer and of all drawing; equal calls agree.
-        progress: shows a bar with the time left and the best cost, relative to the first one.
+        progress: shows a bar with the time left and the best cost, relative to the first one; None
+            shows it where a person watches, on a terminal.
 
     Raises:
         TypeError, ValueError: for clouds or weights that are not as described, an unknown cost or
@@ -299,7 +301,7 @@ def min_sliced_plan(
         SoftPermutation(cost=cost),
         iterations=iterations,
         generator=torch.Generator().manual_seed(seed),
-        progress=progress,
+        progress=sys.stdout.isatty() if progress is None else progress,
         source_weights=source_weights,
         target_weights=target_weights,
     )
