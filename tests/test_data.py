@@ -296,6 +296,88 @@ def test_missing_npm_client_is_a_reason(place, tmp_path, monkeypatch):
         data.locate("packed")
 
 
+def debian_package(path, content, packed="data.tar.xz"):
+    """An ar archive of an odd-sized member and the data, an xz tar."""
+    data_tar = io.BytesIO()
+    with tarfile.open(fileobj=data_tar, mode="w:xz") as tar:
+        for name, text in content.items():
+            member = tarfile.TarInfo(f"./usr/share/toys/{name}")
+            member.size = len(text)
+            tar.addfile(member, io.BytesIO(text))
+    out = b"!<arch>\n"
+    for name, body in (("debian-binary", b"2.0"), (packed, data_tar.getvalue())):
+        out += f"{name:<16}{0:<12}{0:<6}{0:<6}{100644:<8}{len(body):<10}`\n".encode() + body
+        out += b"\n" * (len(body) % 2)
+    path.write_bytes(out)
+
+
+@pytest.fixture
+def debian_client(tmp_path, monkeypatch):
+    """An apt-get, first on the path, that delivers two packages."""
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(tmp_path / "bin") + os.pathsep + os.environ["PATH"])
+    (tmp_path / "store").mkdir()
+    first, second = (dict([pair]) for pair in CONTENT.items())
+    debian_package(tmp_path / "store" / "toys_1.0-2_all.deb", first)
+    debian_package(tmp_path / "store" / "more-toys_1.0-2_all.deb", second)
+
+    def install(script):
+        (tmp_path / "bin" / "apt-get").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "bin" / "apt-get").chmod(stat.S_IRWXU)
+
+    asked = "download --quiet toys=1.0-2 more-toys=1.0-2"
+    install(f'[ "$*" = "{asked}" ] && cp {tmp_path}/store/*.deb .')
+    return install
+
+
+DEBIAN = {"packages": {"toys": "1.0-2", "more-toys": "1.0-2"}}
+
+
+def test_debian_source_unpacks_files_from_its_packages(place, debian_client):
+    describe(place, "packed", sources=[{"debian": DEBIAN | {"folder": "/usr/share/toys"}}])
+    found = data.locate("packed")
+    assert found.source == "debian toys 1.0-2, more-toys 1.0-2"
+    assert (found.path / "deep/b.bin").read_bytes() == CONTENT["deep/b.bin"]
+
+
+def test_debian_source_keeps_whole_packages(place, tmp_path, debian_client):
+    whole = {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
+    describe(place, "whole", whole, sources=[{"debian": DEBIAN}])
+    found = data.locate("whole")
+    with sources.open_debian(found.path / "toys_1.0-2_all.deb") as opened:
+        assert opened.extractfile("./usr/share/toys/a.bin").read() == CONTENT["a.bin"]
+
+
+@pytest.mark.parametrize(
+    ("script", "folder", "reason"),
+    [
+        ("exit 100", "usr/share/toys", "more-toys=1.0-2 ended with code 100"),
+        ("true", "usr/share/toys", "made 0 archives"),
+        (None, "usr/share/other", "the packages hold no file usr/share/other/a.bin"),
+        (None, None, "apt-get downloaded no a.bin"),
+        ("echo x > a.deb; echo y > b.deb", "usr/share/toys", "a.deb is no Debian package"),
+    ],
+)
+def test_debian_failures_are_short_reasons(place, debian_client, script, folder, reason):
+    if script:
+        debian_client(script)
+    settings = DEBIAN | ({"folder": folder} if folder else {})
+    describe(place, "packed", sources=[{"debian": settings}])
+    with pytest.raises(data.DataNotFound, match=reason):
+        data.locate("packed")
+
+
+def test_missing_debian_client_and_unreadable_packages_are_reasons(place, tmp_path, monkeypatch):
+    path = tmp_path / "odd.deb"
+    path.write_bytes(b"!<arch>\n" + f"{'data.tar.zst':<48}{3:<10}`\n".encode() + b"abc")
+    with pytest.raises(data.SourceFailed, match=r"holds data\.tar\.zst, which is not readable"):
+        sources.open_debian(path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    describe(place, "packed", sources=[{"debian": DEBIAN}])
+    with pytest.raises(data.DataNotFound, match="apt-get client is not installed"):
+        data.locate("packed")
+
+
 def idx(shape, values):
     header = b"\0\0\x08" + bytes([len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
     return header + bytes(values)

