@@ -37,7 +37,7 @@ class FlowPathExam:
       |v_s|^2, the energy of the path;
     - `pair_cost`: mean |x_0 - x_1|^2 of the pairs the student's coupling makes of fresh batches of
       the training size (the same batches for every student of a run seed);
-    - `coupling_seconds`: wall time that training spent in the coupling.
+    - `coupling_seconds`: processor time (on a GPU: time) that training spent in the coupling.
 
     These four have their plain names, for lines that are evaluated once, and also the suffix of the
     largest k, for a table whose lines are evaluated at several k: there they stand on one line.

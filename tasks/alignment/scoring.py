@@ -35,7 +35,7 @@ class DriftExam:
     - `cost_p@k`: ground cost of the plan on problem p after k steps on it;
     - `gap@k`: mean over problems 1.. of (cost - OT) / OT. Problem 0 is not part of it, because
       nothing was carried over to it;
-    - `milliseconds@k`: median time of an answer on problem 1;
+    - `milliseconds@k`: median processor time of an answer on problem 1;
     - `rotation_15@k`, `rotation_30@k`: cost / OT, on problem 0 turned by so many degrees, of the
       student after k steps on problem 0, which never trained on what it is asked.
 
@@ -168,8 +168,8 @@ class PairsExam:
     - `train_cost`, `test_cost`: mean ground cost;
     - `train_gap`, `gap`: mean of (cost - OT) / OT on training and on test pairs;
     - `normalised`: mean over test pairs of (cost - OT) / (random - OT);
-    - `milliseconds`, `exact_milliseconds`: median time of an answer and of exact OT (from points to
-      plan, measured in this exam) on a test pair, one thread, after an answer that is not timed;
+    - `milliseconds`, `exact_milliseconds`: median processor time of an answer and of exact OT
+      (from points to plan, measured in this process) on a test pair, after one that is not timed;
     - `training_seconds`: of the student, 0 for one that has none;
     - `break_even`: the number of pairs after which training has paid for itself, training_seconds
       over the difference of the two times of one pair; only where the student is the faster one.

@@ -19,7 +19,7 @@ from sextant.methods.transport.sliced.training import seconds_now
 class TracedFlow(FlowModule):
     """A `FlowModule` with the same training, a stopwatch on its coupling and an open velocity.
 
-    `coupling_seconds` (float64, a buffer) is the wall time of the coupling's `begin` and of all its
+    `coupling_seconds` (float64, a buffer) is the time of the coupling's `begin` and of all its
     calls in training. It is part of the checkpoint, so a resumed run goes on counting; it is the
     one number of a run that differs between equal runs.
 
