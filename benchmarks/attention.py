@@ -6,15 +6,17 @@ Run `python benchmarks/attention.py --help`.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib
 import inspect
+import itertools
 import math
 import pkgutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from time import thread_time
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -26,24 +28,21 @@ from torch.utils.checkpoint import checkpoint
 
 import sextant.methods.attention
 from sextant.methods.attention.base import Attention, linear_attention
-from sextant.methods.attention.luna import piecewise, sums
+from sextant.methods.attention.luna import sums
 from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.luna.feature_map import FeatureMap
 
 EPILOG = """
-Everything is measured in this one process on one thread of a CPU, float32, batch 1, 2 heads of 32,
-128 features; forward and backward pass to queries, keys, values and parameters. Contestants take
-turns, each after a call of its own to warm up, and medians are printed. Seconds are those this
-thread had the processor for, so that a busy machine disturbs little but the caches. "saved" is what
-autograd keeps between the passes, every storage once, "peak" what a call needs beyond what the
-process held before it (Linux only).
+One process, one CPU thread, float32, batch 1, 2 heads of 32, 128 features; forward and backward to
+queries, keys, values and parameters. Contestants take turns, warmed up; medians of the seconds this
+thread had the processor, so that other load disturbs little but the caches. "saved" is what
+autograd keeps between the passes, "peak" what a call needs beyond what was held (Linux only).
 
 steps: what each step gave, from the map as listed to what LunaAttention does. The yardstick is
 elu + 1 of a learned projection to as many features. "error" is the largest difference from the
 listed form in float64, over output and gradients, relative to the largest number of each.
-lengths: LUNA, elu + 1 and softmax (SDPA); the crossover is where LUNA and SDPA cost the same.
-all: every attention of the package, with the slope of log time over log length.
-stream: the causal form. Tokens are drawn as they are needed, so memory is that of the form alone.
+lengths: LUNA, elu + 1 and softmax (SDPA). all: every attention of the package, with the slope of
+log time over log length. stream: the causal form over tokens that are drawn as they are needed.
 """
 
 HEADS, WIDTH, FEATURES = 2, 32, 128
@@ -112,40 +111,9 @@ def looked_up(feature_map: FeatureMap) -> Callable[[Tensor], Tensor]:
     return features
 
 
-def tabulated(feature_map: FeatureMap) -> Callable[[Tensor], Tensor]:
-    """Features from the table with gradients written by hand."""
-    return lambda tokens: feature_map(tokens, feature_map.tabulate(tokens.dtype))
-
-
-@contextmanager
-def binary_search() -> Iterator[None]:
-    """`torch.bucketize` in the place of the grid that narrows the search."""
-    ours = sums.locate
-    sums.locate = lambda arguments, knots: torch.bucketize(arguments, knots, out_int32=True)
-    try:
-        yield
-    finally:
-        sums.locate = ours
-
-
-@contextmanager
-def comparing_sort() -> Iterator[None]:
-    """No padding to the size from which torch sorts by digits."""
-    ours, piecewise.RADIX_FROM = piecewise.RADIX_FROM, 0
-    try:
-        yield
-    finally:
-        piecewise.RADIX_FROM = ours
-
-
-def under(context: Callable[[], object], attend: Contestant) -> Contestant:
-    """A contestant that runs in a context."""
-
-    def call(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        with context():
-            return attend(queries, keys, values)
-
-    return call
+def searching(attend: Contestant) -> Contestant:
+    """A contestant that locates numbers in a table by `torch.bucketize`."""
+    return mock.patch.object(sums, "locate", torch.bucketize)(attend.__call__)
 
 
 def both_passes(attend: Contestant, tensors: list[Tensor]) -> None:
@@ -183,21 +151,21 @@ def saved_megabytes(attend: Contestant, n: int) -> float:
     return sum(size for _, size in kept.values()) / 2**20
 
 
-def peak_megabytes(call: Callable[[], object]) -> float | None:
-    """Memory a call needs at its peak beyond what is held before, or None where not known."""
+def peak_megabytes(call: Callable[[], object]) -> str:
+    """Memory a call needs at its peak beyond what is held before, or nothing where not known."""
     status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def held(field: str) -> int:
-        line = next(li for li in status.read_text().splitlines() if li.startswith(field))
-        return int(line.split()[1])
+        return int(status.read_text().partition(field)[2].split()[0])
 
     try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed counts as free
         reset.write_text("5")
-        before = held("VmRSS")
+        before = held("VmRSS:")
         call()
-        return max(0, held("VmHWM") - before) / 1024
-    except (OSError, StopIteration):
-        return None
+        return f"{max(0, held('VmHWM:') - before) / 1024:.1f}"
+    except (OSError, IndexError, AttributeError):
+        return ""
 
 
 def error_against(attend: Contestant, listed: LunaAttention, n: int = 2048) -> float:
@@ -219,11 +187,9 @@ def error_against(attend: Contestant, listed: LunaAttention, n: int = 2048) -> f
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
-def table_of(title: str, words: list[str], numbers: list[str]) -> Table:
-    """An empty table with left-aligned words and right-aligned numbers."""
-    table = Table(title=title)
-    for heading in words:
-        table.add_column(heading)
+def table_of(title: str, first: str, numbers: list[str]) -> Table:
+    """An empty table: one column of words, then right-aligned numbers."""
+    table = Table(first, title=title)
     for heading in numbers:
         table.add_column(heading, justify="right")
     return table
@@ -233,27 +199,30 @@ def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
     """What each step gave in time, memory and exactness."""
     luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
     feature_map = luna.feature_map
+
+    def by_hand(tokens: Tensor) -> Tensor:
+        return feature_map(tokens, feature_map.tabulate(tokens.dtype))
+
     ours: dict[str, Contestant] = {
         "as listed: perceptron on every number": whole(feature_map),
         "pieces of 1,024 tokens, recomputed": in_pieces(feature_map, 1024),
         "table of lines, autograd's gradient": whole(looked_up(feature_map)),
-        "table, gradient by hand": whole(tabulated(feature_map)),
-        "table, by hand, pieces recomputed": in_pieces(tabulated(feature_map), 1024),
-        "sums without features, binary search": under(binary_search, luna),
-        "sums without features, comparing sort": under(comparing_sort, luna),
+        "table, gradient by hand": whole(by_hand),
+        "table, by hand, pieces recomputed": in_pieces(by_hand, 1024),
+        "sums without features, binary search": searching(luna),
         "sums without features = LunaAttention": luna,
     }
-    if compiled:
-        ours["as listed, torch.compile"] = whole(torch.compile(feature_map))
-        ours["table lookup, torch.compile"] = torch.compile(whole(looked_up(feature_map)))
     yardstick = f"elu + 1, {FEATURES} features"
     others = {yardstick: elu_attention(FEATURES), f"elu + 1, {WIDTH} features": elu_attention(None)}
+    if compiled:
+        others["as listed, torch.compile"] = torch.compile(whole(feature_map))
+        others["table, torch.compile"] = torch.compile(whole(looked_up(feature_map)))
     contestants = others | ours
     seconds = medians(contestants, n, repeats)
     kept = {name: saved_megabytes(attend, n) for name, attend in contestants.items()}
     table = table_of(
         f"Steps, N = {n}, forward and backward",
-        ["form"],
+        "form",
         ["ms", "of elu's", "saved MB", "of elu's", "peak MB", "error"],
     )
     for name, attend in contestants.items():
@@ -265,7 +234,7 @@ def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
             f"{seconds[name] / seconds[yardstick]:.2f}",
             f"{kept[name]:.1f}",
             f"{kept[name] / kept[yardstick]:.2f}",
-            "" if peak is None else f"{peak:.0f}",
+            peak,
             f"{error_against(attend, luna):.0e}" if name in ours else "",
         )
     console.print(table)
@@ -278,26 +247,18 @@ def print_lengths(console: Console, lengths: list[int], repeats: int) -> None:
         "elu + 1": elu_attention(FEATURES),
         "SDPA": functional.scaled_dot_product_attention,
     }
-    table = table_of("Lengths, ms", ["N"], [*contestants, "SDPA / LUNA"])
-    before: tuple[int, float] | None = None
-    crossover = f"SDPA is faster up to N = {lengths[-1]}"
+    table = table_of("Lengths, ms", "N", [*contestants, "SDPA / LUNA"])
+    ratios = {}
     for n in lengths:
         seconds = medians(contestants, n, repeats)
-        ratio = seconds["SDPA"] / seconds["LUNA"]
-        table.add_row(
-            str(n), *(f"{1e3 * seconds[name]:.1f}" for name in contestants), f"{ratio:.2f}"
-        )
-        if ratio >= 1:
-            if crossover.startswith("SDPA"):
-                crossover = f"LUNA is faster from N = {n}, the shortest measured"
-                if before is not None:
-                    share = -math.log(before[1]) / (math.log(ratio) - math.log(before[1]))
-                    crossover = f"crossover at N = {before[0] * (n / before[0]) ** share:.0f}"
-        else:
-            before = (n, ratio)
-            crossover = f"SDPA is faster up to N = {lengths[-1]}"
+        ratios[n] = seconds["SDPA"] / seconds["LUNA"]
+        cells = [f"{1e3 * seconds[name]:.1f}" for name in contestants]
+        table.add_row(str(n), *cells, f"{ratios[n]:.2f}")
     console.print(table)
-    console.print(crossover)
+    for (n, ratio), (longer, next_ratio) in itertools.pairwise(ratios.items()):
+        if ratio < 1 <= next_ratio:
+            share = math.log(1 / ratio) / math.log(next_ratio / ratio)
+            console.print(f"as fast as SDPA at N = {n * (longer / n) ** share:.0f}")
 
 
 def attentions(longest: int) -> dict[str, Attention]:
@@ -319,7 +280,7 @@ def print_all(console: Console, lengths: list[int], repeats: int) -> None:
     seconds = {n: medians(contestants, n, repeats) for n in lengths}
     table = table_of(
         f"All attentions; memory at N = {lengths[-1]}",
-        ["attention"],
+        "attention",
         [*(f"ms, N = {n}" for n in lengths), "slope", "saved MB", "peak MB"],
     )
     for name, attend in contestants.items():
@@ -331,7 +292,7 @@ def print_all(console: Console, lengths: list[int], repeats: int) -> None:
             *(f"{1e3 * seconds[n][name]:.1f}" for n in lengths),
             f"{rise / math.log(lengths[-1] / lengths[0]):.2f}",
             f"{saved_megabytes(attend, lengths[-1]):.1f}",
-            "" if peak is None else f"{peak:.0f}",
+            peak,
         )
     console.print(table)
 
@@ -349,16 +310,12 @@ def print_stream(console: Console, tokens: int) -> None:
     """Time and memory of the causal form, in blocks and token by token."""
     luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
     streamed(luna, 4096, 1024)
-    table = table_of(
-        "Causal form, without a graph", ["tokens", "a call"], ["us / token", "peak MB"]
-    )
+    table = table_of("Causal form, without a graph", "tokens", ["a call", "us / token", "peak MB"])
     for count, block in ((tokens // 10, 1000), (tokens, 1000), (tokens // 50, 1)):
         start = thread_time()
         peak = peak_megabytes(lambda c=count, b=block: streamed(luna, c, b))
-        each = (thread_time() - start) / count
-        table.add_row(
-            f"{count:,}", str(block), f"{1e6 * each:.1f}", "" if peak is None else f"{peak:.1f}"
-        )
+        microseconds = 1e6 * (thread_time() - start) / count
+        table.add_row(f"{count:,}", str(block), f"{microseconds:.1f}", peak)
     console.print(table)
 
 
@@ -369,9 +326,8 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["steps", "lengths", "all", "stream"], help="one table")
     parser.add_argument("--length", type=int, default=8192, help="N of the steps")
-    lengths = [256, 512, 1000, 2000, 4000]
-    parser.add_argument("--lengths", type=int, nargs="+", default=lengths, help="ascending")
-    parser.add_argument("--all-lengths", type=int, nargs="+", default=[512, 2048], help="likewise")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1000, 2000, 4000])
+    parser.add_argument("--all-lengths", type=int, nargs="+", default=[512, 2048])
     parser.add_argument("--tokens", type=int, default=100_000, help="of the stream")
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each contestant")
     parser.add_argument("--compile", action="store_true", help="steps: torch.compile too (minutes)")

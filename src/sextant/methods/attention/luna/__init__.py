@@ -1,0 +1,1 @@
+"""LUNA: linear attention with a learned kernel feature map (arXiv 2512.08061)."""

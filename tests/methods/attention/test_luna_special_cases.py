@@ -1,0 +1,76 @@
+"""Random features inside LUNA's template against kernel attention and FAVOR+ as published."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sextant.methods.attention.luna.special_cases import positive_random, random_fourier
+
+
+def tokens(scale: float = 1.0) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [scale * torch.randn(2, 2, 30, 8).double() for _ in range(2)] + [
+        torch.randn(2, 2, 30, 3).double()
+    ]
+
+
+def test_many_fourier_features_are_gaussian_attention():
+    queries, keys, values = tokens(0.7)
+    attention = random_fourier(heads=2, head_dimension=8, features=20_000, sigma=1.5).double()
+    kernel = torch.exp(-torch.cdist(queries, keys).square() / (2 * 1.5**2))
+    expected = kernel @ values / kernel.sum(-1, keepdim=True)
+    assert (attention(queries, keys, values) - expected).abs().max() < 0.03
+    assert list(attention.parameters()) == []
+
+
+def test_many_positive_features_are_softmax_attention():
+    queries, keys, values = tokens(0.5)
+    attention = positive_random(heads=2, head_dimension=8, features=20_000).double()
+    expected = torch.nn.functional.scaled_dot_product_attention(queries, keys, values)
+    assert (attention(queries, keys, values) - expected).abs().max() < 0.03
+    assert list(attention.parameters()) == []
+
+
+def favor(queries: Tensor, keys: Tensor, values: Tensor, w: Tensor) -> Tensor:
+    """FAVOR+ as published: a maximum subtracted a query, and one for all keys of a head."""
+    scale = queries.shape[-1] ** -0.25
+
+    def exponents(x: Tensor) -> Tensor:
+        return scale * x @ w.T - (scale * x).square().sum(-1, keepdim=True) / 2
+
+    of_queries, of_keys = exponents(queries), exponents(keys)
+    of_queries = torch.exp(of_queries - of_queries.amax(-1, keepdim=True))
+    of_keys = torch.exp(of_keys - of_keys.amax((-1, -2), keepdim=True))
+    weights = of_queries @ of_keys.transpose(-1, -2)
+    return weights @ values / weights.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_positive_features_are_those_of_favor(scale):
+    queries, keys, values = tokens(scale)
+    attention = positive_random(head_dimension=8, features=64).double()
+    attention.epsilon = 1e-300
+    expected = favor(queries, keys, values, attention.feature_map.projection)
+    torch.testing.assert_close(attention(queries, keys, values), expected, rtol=1e-8, atol=1e-10)
+
+
+def test_orthogonal_blocks_lower_the_error():
+    queries, keys, _ = tokens(0.5)
+    kernel = torch.exp(-torch.cdist(queries, keys).square() / 2)
+
+    def error(orthogonal: bool) -> float:
+        maps = [
+            random_fourier(head_dimension=8, features=64, orthogonal=orthogonal).feature_map
+            for _ in range(40)
+        ]
+        estimates = [m.double()(queries) @ m(keys).transpose(-1, -2) for m in maps]
+        return torch.stack([(e - kernel).square().mean() for e in estimates]).mean().item()
+
+    assert error(True) < 0.8 * error(False)
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        random_fourier(sigma=0.0)
+    with pytest.raises(ValueError, match="multiple of the 2 channels"):
+        random_fourier(features=7)
