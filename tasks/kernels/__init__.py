@@ -1,0 +1,1 @@
+"""Kernels that feature maps are to imitate: which maps can represent which kernels."""
