@@ -1,9 +1,6 @@
 """Rows of attention from feature maps, and their fit to a target kernel."""
 
-import warnings
-
 import pytest
-import pytorch_lightning as pl
 import torch
 from scipy.special import rel_entr
 
@@ -16,6 +13,7 @@ from sextant.methods.attention.luna.special_cases import random_fourier
 from sextant.methods.attention.performer import PerformerAttention
 from sextant.methods.attention.softmax import SoftmaxAttention
 from tasks.kernels.data import KernelData, target_rows
+from tests.fitting import quiet_fit
 
 D = 8
 
@@ -37,20 +35,8 @@ def data(kernel="periodic", steps=60, batch_size=4):
 
 
 def fit(module, batches, last_step=None, checkpoint=None):
-    trainer = pl.Trainer(
-        max_steps=module.steps if last_step is None else last_step,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     module.begin(Streams(0), {}, batches)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=batches, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, batches, module.steps if last_step is None else last_step, checkpoint)
 
 
 def divergence(student, batches):

@@ -1,7 +1,6 @@
 """Training of a sequence classifier: schedules, selection, resuming, and what it logs."""
 
 import math
-import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -20,6 +19,7 @@ from sextant.methods.attention.training import (
     one_cycle,
 )
 from sextant.methods.backbones.sequence_encoder import SequenceClassifier
+from tests.fitting import quiet_fit
 
 STEPS, LENGTH, STREAMS = 8, 12, Streams(4)
 
@@ -67,19 +67,7 @@ def build(attention=None, steps=STEPS, dropout=0.1, **changes):
 def fit(module, data=None, last_step=None, checkpoint=None):
     data = data or Sequences(module.steps)
     module.begin(STREAMS, {}, data)
-    trainer = pl.Trainer(
-        max_steps=last_step or module.steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, data, last_step or module.steps, checkpoint)
 
 
 def state(module):

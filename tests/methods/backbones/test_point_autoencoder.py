@@ -1,10 +1,7 @@
 """The point autoencoder, its Chamfer distance and its training."""
 
-import warnings
-
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +15,7 @@ from sextant.methods.backbones.point_autoencoder import (
     PointReconstructionModule,
     chamfer_distance,
 )
+from tests.fitting import quiet_fit
 
 STREAMS = Streams(3)
 
@@ -148,21 +146,8 @@ def ellipsoids(step):
 
 
 def fit(module, steps, first_step=0, checkpoint=None):
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     module.begin(STREAMS, {}, None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batches = StepBatches(ellipsoids, first_step, module.steps)
-        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, StepBatches(ellipsoids, first_step, module.steps), steps, checkpoint)
 
 
 def build(steps):

@@ -1,9 +1,6 @@
 """Image networks and the modules that train them."""
 
-import warnings
-
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
@@ -12,6 +9,7 @@ from sextant.methods.backbones.autoencoder import ConvAutoencoder
 from sextant.methods.backbones.classifier import ConvClassifier
 from sextant.methods.backbones.supervised import RecognitionModule, ReconstructionModule
 from sextant.methods.backbones.training import Adam, cosine, stop_if_diverged
+from tests.fitting import quiet_fit
 
 STREAMS, STEPS = Streams(2), 30
 
@@ -35,21 +33,9 @@ def build(kind, steps=STEPS):
 
 
 def fit(module, steps=STEPS, first_step=0, checkpoint=None):
-    trainer = pl.Trainer(
-        max_steps=steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     module.begin(STREAMS, {}, None)
     loader = DataLoader(StepBatches(draw, first_step, STEPS), batch_size=None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, loader, steps, checkpoint)
 
 
 def test_a_classifier_learns_corners():

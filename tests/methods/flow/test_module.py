@@ -1,7 +1,5 @@
 """The training module: averages, resuming, streams, divergence, and life without Lightning."""
 
-import warnings
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -13,6 +11,7 @@ from sextant.methods.flow.module import FlowModule
 from sextant.methods.flow.objectives import FlowMatching, MeanFlow
 from sextant.methods.flow.sampling import sample
 from sextant.methods.transport.pairs import Pairs
+from tests.fitting import quiet_fit
 
 STEPS, STREAMS = 8, Streams(11)
 
@@ -47,21 +46,8 @@ def build(objective=None, classes=3, **settings):
 
 
 def fit(module, first_step=0, last_step=STEPS, checkpoint=None, workers=0, callbacks=()):
-    trainer = pl.Trainer(
-        max_steps=last_step,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        callbacks=list(callbacks),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
     loader = DataLoader(StepBatches(draw, first_step, STEPS), batch_size=None, num_workers=workers)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, loader, last_step, checkpoint, callbacks)
 
 
 def same_state(first, second):

@@ -1,7 +1,6 @@
 """The traced flow trains as the plain one, keeps its stopwatch, and deals big batches fairly."""
 
 import time
-import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -16,6 +15,7 @@ from sextant.methods.flow.traced import TracedFlow
 from sextant.methods.transport.couplings import Coupling, Exact, Independent
 from sextant.methods.transport.exact import monotone
 from sextant.methods.transport.pairs import Pairs
+from tests.fitting import quiet_fit
 
 STEPS, BATCH, STREAMS = 8, 16, Streams(11)
 
@@ -90,19 +90,7 @@ def build(kind=TracedFlow, coupling=None, data=None, objective=None, **settings)
 def fit(module, data=None, last_step=STEPS, first_step=0, checkpoint=None):
     data = data or LabelledBatches()
     data.first_step = first_step
-    trainer = pl.Trainer(
-        max_steps=last_step,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    return trainer
+    return quiet_fit(module, data, last_step, checkpoint)
 
 
 def same_weights(first, second):

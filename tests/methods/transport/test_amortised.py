@@ -2,10 +2,8 @@
 
 import copy
 import math
-import warnings
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from torch import nn
 
@@ -13,6 +11,7 @@ from sextant.contracts import StepBatches, Streams
 from sextant.methods.transport.sliced.amortised import AmortisedSlicer
 from sextant.methods.transport.sliced.objectives import SoftPermutation, Stein
 from sextant.methods.transport.sliced.slicers import SineMLP, hard_plan
+from tests.fitting import quiet_fit
 
 STREAMS, STEPS, N = Streams(7), 6, 20
 
@@ -69,20 +68,9 @@ def build(context="mean", objective=None, **settings):
 
 
 def fit(module, first_step=0, last_step=None, checkpoint=None):
-    trainer = pl.Trainer(
-        max_steps=last_step or module.steps,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    return quiet_fit(
+        module, StepBatches(draw, first_step, module.steps), last_step or module.steps, checkpoint
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batches = StepBatches(draw, first_step, module.steps)
-        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-    return trainer
 
 
 def same_state(first, second):

@@ -2,10 +2,8 @@
 
 import math
 import time
-import warnings
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch.nn.utils import parameters_to_vector
@@ -14,6 +12,7 @@ from sextant.contracts import StepBatches, Streams
 from sextant.methods.transport.sliced.objectives import SoftPermutation
 from sextant.methods.transport.sliced.sequence import SequenceSlicer
 from sextant.methods.transport.sliced.slicers import SineMLP
+from tests.fitting import quiet_fit
 
 STREAMS, N, EACH, PROBLEMS = Streams(5), 24, 7, 3
 
@@ -82,20 +81,12 @@ def fit(module, first_step=0, last_step=None, checkpoint=None):
         problem = step // module.iterations_each
         return *(points[None] for points in ring(problem)), problem
 
-    trainer = pl.Trainer(
-        max_steps=steps if last_step is None else last_step,
-        max_epochs=-1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    return quiet_fit(
+        module,
+        StepBatches(draw, first_step, steps),
+        steps if last_step is None else last_step,
+        checkpoint,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        batches = StepBatches(draw, first_step, steps)
-        trainer.fit(module, batches, ckpt_path=checkpoint, weights_only=True)
-    return trainer
 
 
 def same_state(first, second):
