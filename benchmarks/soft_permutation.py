@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 from time import process_time
 
 import torch
+from couplings import Contestant, medians, peak_megabytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -37,8 +36,6 @@ Loss: forward and backward of the two-pass loss of one pair of clouds, d = 3, st
 
 Step: forward, backward and AdamW of a sine network [3, 64, 64, 1] on the squared cost.
 """
-
-Contestant = Callable[[], object]
 
 
 class SortedCopies(torch.autograd.Function):
@@ -78,35 +75,6 @@ def by_sorted_copies(scores: Tensor, temperature: float) -> Tensor:
     inner = SortedCopies.apply(scores, temperature)
     outer = torch.zeros_like(scores)[None]
     return torch.cat([outer, inner, outer + 1]).diff(dim=0)
-
-
-def medians(contestants: dict[str, Contestant], repeats: int) -> dict[str, float]:
-    """Median processor seconds of each contestant, taking turns after a warm-up call each."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
-        for name, call in contestants.items():
-            start = process_time()
-            call()
-            if turn > 0:
-                seconds[name].append(process_time() - start)
-    return {name: median(values) for name, values in seconds.items()}
-
-
-def peak_megabytes(call: Contestant) -> float | None:
-    """Memory a call needs at its peak beyond what is held before, or None where not known."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def held(field: str) -> int:
-        line = next(li for li in status.read_text().splitlines() if li.startswith(field))
-        return int(line.split()[1])
-
-    try:
-        reset.write_text("5")
-        before = held("VmRSS")
-        call()
-        return max(0, held("VmHWM") - before) / 1024
-    except (OSError, StopIteration):
-        return None
 
 
 def matrix_contestants(n: int) -> dict[str, Contestant]:
@@ -217,7 +185,7 @@ def main() -> None:
     for heading in ("ms", "ratio", "peak MB"):
         table.add_column(heading, justify="right")
     for problem, n, contestants in problems:
-        seconds = medians(contestants, arguments.repeats)
+        seconds = medians(contestants, arguments.repeats, process_time)
         first = next(iter(seconds.values()))
         for name, call in contestants.items():
             peak = peak_megabytes(call)
