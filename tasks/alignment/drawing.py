@@ -46,8 +46,13 @@ def chosen(runs: Sequence[Run], arrays: Sequence[str]) -> list[Run]:
 def label(run: Run, runs: Sequence[Run], inches: float = WIDTH_INCHES) -> str:
     """The method's name, after the task's where the runs are of several; wrapped to a width."""
     several = len({other["task"] for other in runs}) > 1
-    name = f"{run['task_label']}: {run['method_label']}" if several else run["method_label"]
+    name = f"{task_name(run)}: {run['method_label']}" if several else run["method_label"]
     return textwrap.fill(name, max(8, int(inches * LETTERS_AN_INCH)))
+
+
+def task_name(run: Run) -> str:
+    """The label of the run's task, which is that of a column, without the score behind a colon."""
+    return run["task_label"].partition(":")[0]
 
 
 def colours(runs: Sequence[Run]) -> list[str]:

@@ -26,6 +26,7 @@ from tasks.alignment.drawing import (
     scatter,
     seeds,
     spread,
+    task_name,
     write,
 )
 
@@ -258,7 +259,7 @@ def _space_matching(drawn: Sequence[Run]) -> Figure:
         members = [run for run in drawn if run["task"] == task]
         arrays = members[0]["arrays"]
         shades = [_colour_of(source) for source in arrays["source"]]
-        name = f"{members[0]['task_label']}: source" if len(tasks) > 1 else "source"
+        name = f"{task_name(members[0])}: source" if len(tasks) > 1 else "source"
         _space_row(
             next(lines), name, arrays["source"][:columns],
             [shade(source) for shade, source in zip(shades, arrays["source"], strict=True)],
