@@ -23,7 +23,7 @@ FULL_SCALE = 32767  # of the stored 16-bit coordinates
 class ShiftedMoons(TwoMoons):
     """Two moons, noise-free unless asked otherwise, moved by `shift` after scaling.
 
-    The default is `3 x - 1` of the law of `sklearn.datasets.make_moons` (min-STP, section 4): its
+    The default is `3 x - 1` of the law of `sklearn.datasets.make_moons` (min-STP): its
     mean (1/2, 1/4) is taken off by `TwoMoons`, so three times that minus one is put back.
 
     Args:
@@ -49,7 +49,7 @@ class ShiftedMoons(TwoMoons):
 
 
 def drift_source() -> EightGaussians:
-    """The source law of the drift: radius 5, variance 0.1 along each axis (section 4)."""
+    """The source law of the drift: radius 5, variance 0.1 along each axis."""
     return EightGaussians(radius=5.0, std=math.sqrt(0.1))
 
 

@@ -55,7 +55,7 @@ class SequenceData(StepwiseData):
 
 
 class DriftData(SequenceData):
-    """A pair of clouds that turns and shrinks slowly (min-STP, section 4, table of one slicer).
+    """A pair of clouds that turns and shrinks slowly (min-STP).
 
     Problem p shows both base clouds turned by `t` quarter turns and scaled by 0.5 + 0.2 t, with
     t = 1 - p / (problems - 1). The base clouds are independent points of the two laws; every run
@@ -140,7 +140,7 @@ class DriftData(SequenceData):
 
 
 class BatchLadder(SequenceData):
-    """One pair of clouds, learned from minibatches of growing size (min-STP, section 2.8).
+    """One pair of clouds, learned from minibatches of growing size (min-STP).
 
     Problem i is the same pair for every i; its batches hold `sizes[i]` points, drawn without
     replacement and independently on both sides. Every run seed has its own clouds.

@@ -1,5 +1,5 @@
 """The exam of a flow trained on coupled pairs: samples after few steps, and how straight its
-paths are (section 4, metrics of conditional flow matching).
+paths are.
 
 Time is the student's: 1 at the source, 0 at the data. Measured from the source on, with s = 1 - t,
 the path of a point is x_s and its velocity v_s = -student.velocity(x_s, 1 - s).

@@ -16,7 +16,7 @@ ROOT = -0.5  # the exponent of a bias that falls with the root of the size
 
 
 class LadderExam:
-    """Cost against minibatch size (min-STP, sections 2.8 and 7, P3).
+    """Cost against minibatch size (min-STP).
 
     Scores for every size B, with the suffix `@B`, of the student as the steps with B left it:
 

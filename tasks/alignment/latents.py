@@ -18,7 +18,7 @@ Pair = tuple[Tensor, Tensor]
 
 
 class LatentGroups(StepwiseData):
-    """Codes of one group of digits onto codes of another (min-STP, section 4, image latents).
+    """Codes of one group of digits onto codes of another (min-STP).
 
     The latents are those of `LatentMnist`: codes of the parent `autoencoder`, standardised with
     one scale. Batches (source (1, B, L), target (1, B, L)) come from the training images; every

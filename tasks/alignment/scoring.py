@@ -28,7 +28,7 @@ CHUNK = 50
 
 
 class DriftExam:
-    """How far one slicer carries over a sequence of drifting problems (min-STP, section 2.7).
+    """How far one slicer carries over a sequence of drifting problems (min-STP).
 
     Scores, with k from the student's `iterations`, or without suffix for a student that has none:
 

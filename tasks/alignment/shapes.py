@@ -58,7 +58,7 @@ class ShapeData(StepwiseData):
 
 
 class CloudPairs(ShapeData):
-    """Clouds of one class onto clouds of another (min-STP, section 4, class to class).
+    """Clouds of one class onto clouds of another (min-STP).
 
     Batches (source (P, train_points, 3), target (P, train_points, 3)) of training shapes. Every
     epoch of a class visits all its shapes once, in an order of its own, so the pairing is new in
@@ -146,12 +146,12 @@ class CloudPairs(ShapeData):
 
 
 class GaussianToShapes(ShapeData):
-    """N(0, I) onto shapes of all classes (min-STP, section 4, Gaussian to shape).
+    """N(0, I) onto shapes of all classes (min-STP).
 
     Batches (source (P, train_points, 3), target (P, train_points, 3)): the noise is new in every
     step, the shapes are training shapes, each once an epoch. In the exam the noise of a pair
-    depends on `evaluation_seed` and the pair alone, so every run answers the same questions
-    (section 6, trap 7), and every class has as many pairs as the others, up to one.
+    depends on `evaluation_seed` and the pair alone, so every run answers the same questions,
+    and every class has as many pairs as the others, up to one.
 
     Args:
         pairs_per_step: P.

@@ -53,8 +53,8 @@ def target_rows(kernel: str, queries: Tensor, keys: Tensor) -> Tensor:
 class KernelData(StepwiseData):
     """Batches (queries (B, n, d), keys (B, n, d), target rows (B, n, n)), fresh at every step.
 
-    Queries and keys are N(0, I_d) (section 7.1 of the sheet of arXiv 2512.08061). The evaluation
-    batches depend on `evaluation_seed` alone, so that every map answers the same exam.
+    Queries and keys are N(0, I_d). The evaluation batches depend on `evaluation_seed` alone, so
+    that every map answers the same exam.
 
     Args:
         kernel: "exponential", "gaussian", "even" or "periodic".

@@ -264,4 +264,4 @@ def test_cost_and_source_are_documented(name):
     text = CLASSES[name].__doc__
     assert " time" in text
     assert "memory" in text
-    assert "section 5" in text
+    assert "arXiv" in text or "et al." in text

@@ -227,7 +227,7 @@ def test_positive_features_do_not_overflow_where_their_product_is_small():
 
 
 def test_a_fifth_of_the_channels_is_dead_at_the_start():
-    # Section 2.8 measured 18 to 20 % over 300 draws of the listing's initialisation.
+    # Measured elsewhere: 18 to 20 % over 300 draws of the listing's initialisation.
     torch.manual_seed(0)
     fractions = [FeatureMap(4, 1, 8).dead_channel_fraction() for _ in range(300)]
     assert 0.16 < sum(fractions) / 300 < 0.22

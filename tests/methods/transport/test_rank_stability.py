@@ -1,4 +1,4 @@
-"""How far a slicer carries over: bounds of section 2.10 for moves that keep the order of scores."""
+"""How far a slicer carries over: bounds for moves that keep the order of the scores."""
 
 import ot
 import pytest

@@ -129,7 +129,7 @@ def linear_attention(
 ) -> Tensor:
     """Attention through a feature map: phi(q) S / max(phi(q) z, epsilon).
 
-    Section 2.3: S = phi(K)^T V and z = phi(K)^T 1 are all that is kept of the keys.
+    S = phi(K)^T V and z = phi(K)^T 1 are all that is kept of the keys.
     O((N + M) F D_v) time and O(F D_v) memory beyond the input and the output, a head.
 
     Args:

@@ -11,7 +11,7 @@ from sextant.methods.attention.softmax import masked_softmax
 
 
 class BigBirdAttention(Attention):
-    """Softmax attention on a sparse graph of blocks of tokens (arXiv 2007.14062; section 5).
+    """Softmax attention on a sparse graph of blocks of tokens (arXiv 2007.14062).
 
     The first and the last block see every key. Every other block sees itself, its two neighbours,
     the first and the last block, and `random_blocks` further ones drawn for each block and head by

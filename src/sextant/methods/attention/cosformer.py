@@ -11,7 +11,7 @@ from sextant.methods.attention.base import Attention, linear_attention, masked
 
 
 class CosformerAttention(Attention):
-    """relu(q_i) relu(k_j) cos(pi (i - j) / (2 n)), rows normalised (arXiv 2202.08791; section 5).
+    """relu(q_i) relu(k_j) cos(pi (i - j) / (2 n)), rows normalised (arXiv 2202.08791).
 
     The cosine of a difference is a product of features, cos cos + sin sin, so that the cost is
     linear: O((N + M) D D_v) time and O((N + M) D) memory a head. Nothing is learnt.

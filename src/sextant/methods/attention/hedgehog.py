@@ -19,7 +19,7 @@ LARGEST_EXPONENT = 10.0
 
 
 class HedgehogAttention(Attention):
-    """Learned maps of queries and keys, rows normalised (arXiv 2402.04347; section 5).
+    """Learned maps of queries and keys, rows normalised (arXiv 2402.04347).
 
     Form "softmax": phi(x) = [softmax(A x), softmax(-A x)], each over its own features, with a
     square A for each head, one for queries and one for keys, the identity at the start: 2 D

@@ -18,7 +18,7 @@ class InformerAttention(Attention):
 
     A query's preference is the largest minus the mean of its scores with c ceil(ln M) real keys,
     drawn with replacement, the same for all queries; the u = c ceil(ln N) queries that prefer most
-    attend to all keys. c = ceil(features / ln length) (section 5).
+    attend to all keys. c = ceil(features / ln length).
 
     Keys are drawn afresh in every training step and are those of a buffer in evaluation. Where
     queries and keys are equally many they are the same tokens, and the key mask also says which

@@ -96,9 +96,8 @@ class KernelFit(pl.LightningModule):
     """A student that learns a feature map whose rows are close to those of a target kernel.
 
     A batch is (queries (B, n, d), keys (B, m, d), target rows (B, n, m)). The loss is the mean over
-    rows of KL(target || row); Adam, with a learning rate that stays (section 7.1 of the sheet of
-    arXiv 2512.08061). A map without parameters is no task for training: it takes 0 steps, or is
-    examined as `KernelRows`.
+    rows of KL(target || row); Adam, with a learning rate that stays. A map without parameters is no
+    task for training: it takes 0 steps, or is examined as `KernelRows`.
 
     Args:
         attention: see `KernelRows`.

@@ -8,7 +8,7 @@ from sextant.methods.attention.base import Attention, masked
 
 
 class KernelizedAttention(Attention):
-    """sum_j exp(-|q - k_j|^2 / 2) v_j with q, k scaled by D^(-1/4) (arXiv 2111.00035; section 5).
+    """sum_j exp(-|q - k_j|^2 / 2) v_j with q, k scaled by D^(-1/4) (arXiv 2111.00035).
 
     Rows are not normalised: that is the paper's definition, by which a query far from every key
     gets an output near 0. O(N M (D + D_v)) time and O(N M) memory a head. Nothing is learnt.

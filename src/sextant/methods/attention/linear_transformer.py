@@ -13,7 +13,7 @@ Normaliser = Literal["row", "length"]
 
 
 class LinearTransformerAttention(Attention):
-    """phi(x) = elu(x) + 1 for queries and keys, rows normalised (arXiv 2006.16236; section 5).
+    """phi(x) = elu(x) + 1 for queries and keys, rows normalised (arXiv 2006.16236).
 
     O((N + M) D D_v) time and O(D D_v) memory a head beyond input and output. Nothing is learnt.
 

@@ -9,7 +9,7 @@ from sextant.methods.attention.base import Attention
 
 
 class LinformerAttention(Attention):
-    """softmax(q (E k)^T / sqrt(D)) E v, E (F, M) for each head (arXiv 2006.04768; section 5).
+    """softmax(q (E k)^T / sqrt(D)) E v, E (F, M) for each head (arXiv 2006.04768).
 
     One E serves keys and values. It is indexed by position, so that a mask, which leaves the masked
     tokens out of the projection, is like deleting keys at the end, not in the middle.

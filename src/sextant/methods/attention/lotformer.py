@@ -11,7 +11,7 @@ from sextant.methods.attention.nystromformer import query_mask
 
 
 class LOTFormerAttention(Attention):
-    """N P diag(1 / s) R v, entropic plans P: Q to Z and R: Z to K (arXiv 2509.23436; section 5).
+    """N P diag(1 / s) R v, entropic plans P: Q to Z and R: Z to K (arXiv 2509.23436).
 
     Z are learned pivots of masses s; queries and keys have equal masses. The cost is -q z / sqrt(D)
     (the squared distance differs from it by terms of one side, which no plan sees). Sinkhorn's

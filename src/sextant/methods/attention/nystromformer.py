@@ -10,7 +10,7 @@ from sextant.methods.attention.softmax import masked_softmax
 
 
 class NystromformerAttention(Attention):
-    """softmax(q L_k^T) softmax(L_q L_k^T)^+ softmax(L_q k^T) v (arXiv 2102.03902; section 5).
+    """softmax(q L_k^T) softmax(L_q L_k^T)^+ softmax(L_q k^T) v (arXiv 2102.03902).
 
     The landmarks L_q and L_k are means over consecutive segments of the tokens. Segments divide the
     *real* tokens of each batch entry evenly, so that a mask is like deleting the masked tokens.

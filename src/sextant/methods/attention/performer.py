@@ -16,7 +16,7 @@ SMALLEST_DENOMINATOR = 1e-16
 
 
 class PerformerAttention(Attention):
-    """phi(x) = exp(W x - |x|^2 / 2) / sqrt(F), x scaled by D^(-1/4) (arXiv 2009.14794; section 5).
+    """phi(x) = exp(W x - |x|^2 / 2) / sqrt(F), x scaled by D^(-1/4) (arXiv 2009.14794).
 
     E phi(q) phi(k) = exp(q k / sqrt(D)) over the random W, so that this estimates softmax
     attention. The exponents are kept small by taking off the largest w x: that of each query and,

@@ -10,7 +10,7 @@ from sextant.methods.attention.base import Attention, linear_attention, masked
 
 
 class PolaformerAttention(Attention):
-    """Same-sign and opposite-sign streams with learned powers (arXiv 2501.15061; section 5).
+    """Same-sign and opposite-sign streams with learned powers (arXiv 2501.15061).
 
     With x+ = relu(x / s)^p and x- = relu(-x / s)^p, s = softplus of a learned number (0 at the
     start) and p = 1 + alpha sigmoid of another, for each head and channel: the first half of the

@@ -17,7 +17,7 @@ MASKED_SCORE = -1e9
 
 
 class ReformerAttention(Attention):
-    """Locality-sensitive hashing with shared queries and keys (arXiv 2001.04451; section 5).
+    """Locality-sensitive hashing with shared queries and keys (arXiv 2001.04451).
 
     Queries serve as keys too, scaled to length 1 there; **the keys that come in are not used**, and
     a network that makes them by a layer of its own trains nothing there. In each round the tokens

@@ -11,7 +11,7 @@ from sextant.methods.attention.nystromformer import pseudo_inverse, query_mask
 
 
 class SkyformerAttention(Attention):
-    """k(q, Z) (k(Z, Z) + ridge I)^-1 k(Z, k) v, k Gaussian (arXiv 2111.00035; section 5).
+    """k(q, Z) (k(Z, Z) + ridge I)^-1 k(Z, k) v, k Gaussian (arXiv 2111.00035).
 
     Queries and keys are scaled by D^(-1/4), and rows are not normalised. Half of the landmarks Z
     are drawn from the real queries and half from the real keys, with replacement; the kernel of the

@@ -10,7 +10,7 @@ from sextant.methods.attention.base import Attention
 
 
 class SoftmaxAttention(Attention):
-    """softmax(q k^T / sqrt(D)) v through torch's fused kernels (Vaswani et al. 2017; section 5).
+    """softmax(q k^T / sqrt(D)) v through torch's fused kernels (Vaswani et al. 2017).
 
     O(N M D) time; O((N + M) D) memory where a fused kernel runs, O(N M) a head where torch falls
     back to plain mathematics. There is nothing to learn or draw.

@@ -9,7 +9,7 @@ from sextant.methods.attention.base import Attention, linear_attention, masked
 
 
 class T2RAttention(Attention):
-    """phi(x) = relu(W x + b), one map a head for queries and keys (arXiv 2103.13076; section 5).
+    """phi(x) = relu(W x + b), one map a head for queries and keys (arXiv 2103.13076).
 
     Rows are normalised; a query that shares no feature with any key gets 0.
     O((N + M) F (D + D_v)) time and O((N + M) F) memory a head; H F (D + 1) parameters.

@@ -43,7 +43,7 @@ class SequenceClassificationModule(pl.LightningModule):
     equals, among the validations after a share `first_selection` of the steps are those that
     `logits` asks; the test part is never looked at.
 
-    Schedules (section 4.3 of the sheet of arXiv 2512.08061), both without weight decay:
+    Schedules, both without weight decay:
 
     - "group": Adam (0.9, 0.98, 1e-8), `group_rate`, gradients scaled to a norm of 5 at most;
     - "skyformer": Adam (., 0.999, 1e-6), `one_cycle`, entries of the gradient cut at 1.
@@ -285,7 +285,7 @@ def padding_only(mask: Tensor | None) -> Tensor | None:
 
 
 def group_rate(step: int, steps: int, warmup: int) -> float:
-    """The share of the learning rate at `step` in the LOTFormer authors' code (section 4.3).
+    """The share of the learning rate at `step` in the LOTFormer authors' code.
 
     0.1 + 0.9 (s + 1) / W for s < W, then 0.4 + 0.6 (1 + cos(pi t)) / 2 with t = (s - W) / (T - W):
     it ends at 0.4.

@@ -1,7 +1,7 @@
 """An autoencoder for point clouds, its loss and the module that trains it.
 
 A cloud is encoded whatever the order of its points, and rebuilt as a cloud of a fixed number of
-points (section 2.6 of the min-STP notes, arXiv 2511.19741).
+points (the code of min-STP, arXiv 2511.19741).
 """
 
 from __future__ import annotations

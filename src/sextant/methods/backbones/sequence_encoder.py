@@ -16,11 +16,10 @@ DEVIATION = 0.02
 class SequenceClassifier(nn.Module):
     """Names the class of a sequence of tokens, or of a pair of documents.
 
-    The two-layer model of the Skyformer, Nyströmformer and LOTFormer code (section 4.2 of the sheet
-    of arXiv 2512.08061). Token and position embeddings; pre-norm layers with weights of their own;
-    a last LayerNorm; rows of padding set to 0; the mean over **all** positions, padding counted;
-    Linear, ReLU, Linear. Of two documents a and b, which one encoder reads apart from each other,
-    the head takes [a, b, a * b, a - b].
+    The two-layer model of the Skyformer, Nyströmformer and LOTFormer code. Token and position
+    embeddings; pre-norm layers with weights of their own; a last LayerNorm; rows of padding set to
+    0; the mean over **all** positions, padding counted; Linear, ReLU, Linear. Of two documents a
+    and b, which one encoder reads apart from each other, the head takes [a, b, a * b, a - b].
 
     Under autocast the last norm, the mean and the head are in float32, as the core of attention is.
     O(layers N (width^2 + width hidden)) time, O(layers N (width + hidden)) memory with a graph, and

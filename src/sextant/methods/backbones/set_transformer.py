@@ -1,6 +1,6 @@
 """The set transformer without pooling: every point of a set gets outputs that depend on the set.
 
-Blocks as in section 2.5 of the min-STP notes (arXiv 2511.19741) and in Lee et al. (2019); in those
+Blocks as in the code of min-STP (arXiv 2511.19741) and in Lee et al. (2019); in those
 papers' words: MAB is `AttentionBlock`, SAB is `SetBlock`, ISAB is `InducedBlock`.
 """
 

@@ -1,4 +1,4 @@
-"""The couplings of OT-MeanFlow as a training step calls them (arXiv 2509.22592; section 2.8).
+"""The couplings of OT-MeanFlow as a training step calls them (arXiv 2509.22592).
 
 A coupling decides which source sample of a batch travels to which target sample. It only ever
 returns `Pairs`: it selects rows, and never makes new points.

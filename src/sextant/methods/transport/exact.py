@@ -89,7 +89,7 @@ def _cheapest(cost: Tensor) -> Tensor:
 
 @torch.no_grad()
 def exact_pairs(source: Tensor, target: Tensor) -> Pairs:
-    """The bijection that minimises sum_k ||source_k - target_{p_k}||^2 (section 2.8, `exact`).
+    """The bijection that minimises sum_k ||source_k - target_{p_k}||^2.
 
     Source rows keep their order. In one dimension both clouds are sorted, otherwise `assign` solves
     in float64 whatever the dtype of the points.

@@ -1,4 +1,4 @@
-"""Ground costs between points: the Euclidean distance, or its square (section 2.1)."""
+"""Ground costs between points: the Euclidean distance, or its square."""
 
 from __future__ import annotations
 

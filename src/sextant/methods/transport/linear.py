@@ -13,7 +13,7 @@ from sextant.methods.transport.pairs import Pairs, in_batch_order
 def linear_pairs(source: Tensor, target: Tensor, reference: Tensor) -> Pairs:
     """Pairs (e_{a(k)}, x_{b(k)}) where a and b match the reference to both sides exactly.
 
-    Section 2.8, `lot`: a is the cheapest permutation from the reference to the source, b the one
+    Here a is the cheapest permutation from the reference to the source, b the one
     from the reference to the target. A bijection, in the order of the source; optimal in one
     dimension, and for a target that is a translated and positively scaled copy of the source.
 

@@ -31,7 +31,7 @@ ALLOWED_ROW_ERROR = 1e-3
 def sinkhorn_plan(
     cost: Tensor, epsilon: float, iterations: int, tolerance: float | None = None
 ) -> Tensor:
-    """The plan argmin_P <P, C> + epsilon KL(P | uniform) with uniform marginals (section 2.8).
+    """The plan argmin_P <P, C> + epsilon KL(P | uniform) with uniform marginals.
 
     Args:
         cost: (n, m), finite; float32 and float64 are computed in their own precision.

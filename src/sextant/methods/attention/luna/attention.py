@@ -27,8 +27,8 @@ TOKENS_PER_KNOT = 5
 class LunaAttention(Attention):
     """phi(q) S / max(phi(q) z, epsilon) with S = phi(K)^T V, z = phi(K)^T 1 and a learned phi.
 
-    Section 2.3. One map for all heads, for queries and for keys; see `FeatureMap` for its settings,
-    which are the same here. There is no attention matrix, and so no dropout of it.
+    One map for all heads, for queries and for keys; see `FeatureMap` for its settings, which are
+    the same here. There is no attention matrix, and so no dropout of it.
 
     On a CPU, channel functions that are piecewise linear (a ReLU hidden layer; nonnegative relu or
     none; no cap) never form a feature of a long sequence: see `sums`; of a short one they keep the
@@ -204,7 +204,7 @@ class LunaAttention(Attention):
     ) -> tuple[Tensor, State]:
         """Causal attention of the next n tokens: every one sees the state, itself and those before.
 
-        Section 2.3: S_t = S_{t-1} + phi(k_t) v_t^T and z_t = z_{t-1} + phi(k_t). Within a chunk the
+        S_t = S_{t-1} + phi(k_t) v_t^T and z_t = z_{t-1} + phi(k_t). Within a chunk the
         masked quadratic form, between chunks the state; any division of the tokens into calls and
         chunks gives the same numbers but for rounding.
         O(n (chunk (D + d_v) + D d_v)) time; O(chunk D + chunk^2 + D d_v) memory beyond input and
@@ -241,7 +241,7 @@ class LunaAttention(Attention):
     def diagnostics(
         self, queries: Tensor, keys: Tensor, key_mask: Tensor | None = None
     ) -> dict[str, float]:
-        """What tells a map in trouble (section 2.8), at the cost of one call.
+        """What tells a map in trouble, at the cost of one call.
 
         `dead_channel_fraction`; `smallest_denominator`, phi(q) z over all queries, before epsilon;
         and the norms of `FeatureMap.norms`.

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class LearnedChannels(nn.Module):
     """psi: R -> R^L, a perceptron with one hidden layer, or L of them.
 
-    Section 2.2. Shared: one perceptron 1 -> hidden -> L. Separate: L perceptrons
+    Shared: one perceptron 1 -> hidden -> L. Separate: L perceptrons
     1 -> hidden -> 1, L times the time, the memory and the first layer's parameters.
     O(hidden L) time and O(hidden) memory a number (both times L where separate).
 
@@ -100,7 +100,7 @@ class LearnedChannels(nn.Module):
     def lipschitz_bound(self) -> float:
         """A bound of |psi(u) - psi(v)| / |u - v|: the product of both layers' spectral norms.
 
-        Section 2.6. For activations whose slope is at most 1 (GELU and SiLU exceed it by up to
+        For activations whose slope is at most 1 (GELU and SiLU exceed it by up to
         13 %, which the bound includes). Where separate, the root of the sum of squared bounds.
         """
         slope = {"gelu": 1.13, "silu": 1.1}.get(self.activation, 1.0)
@@ -114,7 +114,7 @@ class LearnedChannels(nn.Module):
 class FixedChannels(nn.Module):
     """Scalar functions without parameters that make known random features of the template.
 
-    Section 2.5: `cosine_sine` is (cos u, sin u), random Fourier features; `cosine` is
+    `cosine_sine` is (cos u, sin u), random Fourier features; `cosine` is
     sqrt(2) cos u, the same with a random phase as bias; `exponential` is exp u, positive features.
 
     Args:

@@ -23,13 +23,13 @@ Nonnegative = Literal["relu", "softplus", "exp", "none"]
 Envelope = Literal["none", "softplus", "expnorm"]
 
 CAP_EPSILON = 1e-6
-"""What the channel cap adds to mean squares and to root mean squares (section 2.2)."""
+"""What the channel cap adds to mean squares and to root mean squares."""
 
 
 class FeatureMap(nn.Module):
     """phi(x) = h(x) / sqrt(m) (psi_l(w_i . x + b_i)) for i = 1..m and l = 1..L, one row a token.
 
-    arXiv 2512.08061, equation 11 and section 2.2 of its sheet. The same map serves queries and
+    arXiv 2512.08061, equation 11. The same map serves queries and
     keys, all heads and all tokens. With a ReLU hidden layer the channel functions are evaluated
     from a table (`piecewise`) wherever that is cheaper, with the same values and gradients.
 
@@ -50,7 +50,7 @@ class FeatureMap(nn.Module):
         learn_channels: the same for the channel functions.
         bias: whether there is a b. It starts at 0, uniform in [0, 2 pi) for `cosine`.
         output_bias: what the last biases of the channel functions start at; None draws them.
-        functions: learned, or the fixed `cosine_sine`, `cosine` or `exponential` (section 2.5).
+        functions: learned, or the fixed `cosine_sine`, `cosine` or `exponential`.
         orthogonal: draws w in blocks of d orthogonal rows, each as long as a Gaussian one.
         scale: standard deviation of w's entries; None is d^(-1/2), as in the paper's code.
         input_scale: multiplies x first; d^(-1/4) for features of exp(q . k / sqrt(d)).
@@ -235,7 +235,7 @@ class FeatureMap(nn.Module):
 
     @torch.no_grad()
     def dead_channel_fraction(self, low: float = -3.0, high: float = 3.0) -> float:
-        """The part of the channels that are 0 at 601 equal steps of [low, high] (section 2.8).
+        """The part of the channels that are 0 at 601 equal steps of [low, high].
 
         A dead channel of an outer ReLU has no gradient from arguments in there.
         """
@@ -244,7 +244,7 @@ class FeatureMap(nn.Module):
 
     @torch.no_grad()
     def norms(self) -> dict[str, float]:
-        """The numbers that bounds on the generalisation depend on (section 2.6).
+        """The numbers that bounds on the generalisation depend on.
 
         `projection` is the spectral norm of w, `lipschitz` a bound of psi's (absent where the
         functions are fixed), before what makes it non-negative.

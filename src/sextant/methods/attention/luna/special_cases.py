@@ -1,4 +1,4 @@
-"""Known random features as settings of LUNA's template (section 2.5)."""
+"""Known random features as settings of LUNA's template."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One slicer trained on many pairs of clouds, told about each by a context (section 2.6)."""
+"""One slicer trained on many pairs of clouds, told about each by a context."""
 
 from __future__ import annotations
 

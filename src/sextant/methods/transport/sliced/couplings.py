@@ -1,4 +1,4 @@
-"""Sliced couplings for the training step of a flow (arXiv 2511.19741; section 5, I-CFM/OT-CFM).
+"""Sliced couplings for the training step of a flow (arXiv 2511.19741).
 
 Points of two batches are scored, and equal ranks are paired: a bijection for the price of sorting.
 The pairs are what a transport plan of a slicer is made of, so their cost is never below that of
@@ -60,7 +60,7 @@ class MinSlicedPairs(Coupling):
 
 
 class LearnedSlicePairs(Coupling):
-    """The bijection that sorts a batch by one learned slicer (min-STP; sections 2.2 and 2.8).
+    """The bijection that sorts a batch by one learned slicer (min-STP).
 
     `begin` trains the slicer on fresh minibatches of the two laws, on the CPU, with numbers that
     depend on the run's streams alone: an interrupted run that begins again gets the same slicer to

@@ -1,4 +1,4 @@
-"""Searching one good direction: smooth and annealed min-SWGG (section 5; arXiv 2307.01770).
+"""Searching one good direction: smooth and annealed min-SWGG (arXiv 2307.01770).
 
 The cost of the plan lifted from a direction is piecewise constant in the direction, so it has no
 gradient to follow. The smooth search blurs the ranks; the annealed search needs no gradient.

@@ -1,9 +1,9 @@
 """Plans lifted from straight slices: the best of many directions (min-SWGG) and their average.
 
-A direction theta orders points by <theta, x>. Both constructions look at a bank of directions
-(section 5): min-SWGG keeps the plan of lowest cost in space (arXiv 2307.01770), the expected sliced
-plan averages all of them with weights softmax(-beta cost) (arXiv 2410.12176). Every point of a
-cloud has the same weight.
+A direction theta orders points by <theta, x>. Both constructions look at a bank of directions:
+min-SWGG keeps the plan of lowest cost in space (arXiv 2307.01770), the expected sliced plan
+averages all of them with weights softmax(-beta cost) (arXiv 2410.12176). Every point of a cloud has
+the same weight.
 """
 
 from __future__ import annotations

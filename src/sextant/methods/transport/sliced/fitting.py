@@ -1,7 +1,7 @@
 """Fits a slicer to one pair of clouds, and the transport plan it then gives (arXiv 2511.19741).
 
-`min_sliced_plan` is the whole method in one call; `fit_slicer` is its training loop (sections 2.4
-and 2.8), which per-pair students share.
+`min_sliced_plan` is the whole method in one call; `fit_slicer` is its training loop, which per-pair
+students share.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class FittedSlicer:
     ) -> SlicedTransport:
         """The plan between two other clouds by the slicer as it is: two sorts, no training.
 
-        Good as far as the new pair resembles the old one (section 2.10); the plan is valid in any
+        Good as far as the new pair resembles the old one; the plan is valid in any
         case, and its cost is an upper bound of the optimal one.
 
         Args:

@@ -1,4 +1,4 @@
-"""Laplace sums on the line, in O(n log n) time and O(n) memory (arXiv 2511.19741; section 2.3).
+"""Laplace sums on the line, in O(n log n) time and O(n) memory (arXiv 2511.19741).
 
 The soft permutation is made of the distribution function L of the Laplace law: L(x) = e^x / 2 up to
 0 and 1 - e^-x / 2 beyond. Between two neighbouring points of a line, a sum of such functions has
@@ -54,7 +54,7 @@ def check_scores(scores: Tensor, temperature: float) -> None:
 def solve_sorted(points: Tensor) -> tuple[Tensor, Tensor]:
     """Edges and densities, both (P, n - 1), of ascending points (P, n) float64; see `Thresholds`.
 
-    Section 2.3's closed form. With l and r the sums over the points left and right of an edge,
+    A closed form. With l and r the sums over the points left and right of an edge,
     l - r is known there, and so is l r; hence both, and the density l + r. All in logarithms.
     """
     n = points.shape[-1]
@@ -96,7 +96,7 @@ def solve(scores: Tensor, temperature: float) -> Thresholds:
 def thresholds(scores: Tensor, temperature: float) -> Tensor:
     """Descending b_k, (..., n - 1) float64, with sum_i L((r_i - b_k) / temperature) = k.
 
-    The unique solutions for k = 1 .. n - 1, by section 2.3's closed form: one sort, two scans.
+    The unique solutions for k = 1 .. n - 1, by a closed form: one sort, two scans.
     Scores may be tied, and of any scale. No gradient.
 
     Args:

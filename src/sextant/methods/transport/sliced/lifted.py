@@ -1,4 +1,4 @@
-"""The plan that scores lift from the line into space (section 2.2).
+"""The plan that scores lift from the line into space.
 
 Points are matched in descending order of their scores: rank k with rank k where there are equally
 many points of equal weight, otherwise by the quantile coupling of the two sorted vectors of

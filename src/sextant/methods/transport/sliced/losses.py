@@ -1,6 +1,6 @@
 """The cost of the pairs that a slicer's scores make, hard, and soft enough to train it on.
 
-Section 2.4 of arXiv 2511.19741. The pairs match equal ranks of the scores, so their cost is flat
+arXiv 2511.19741. The pairs match equal ranks of the scores, so their cost is flat
 almost everywhere in the slicer's parameters. Here one cloud is sorted softly at a time, and meets
 the other one sorted hard; the hard order carries no gradient. The two soft costs are those of the
 couplings P_x^T H_y / N and H_x^T P_y / N with P soft and H hard permutations. Their marginals are
@@ -93,7 +93,7 @@ def check_clouds(
 def hard_cost(
     source_scores: Tensor, target_scores: Tensor, source: Tensor, target: Tensor, cost: Cost
 ) -> Tensor:
-    """Mean cost of the pairs of equal rank, (P,): what the slicer is used for (section 2.2).
+    """Mean cost of the pairs of equal rank, (P,): what the slicer is used for.
 
     Args:
         source_scores, target_scores: (P, N).

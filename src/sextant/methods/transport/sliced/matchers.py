@@ -1,4 +1,4 @@
-"""Students that match two clouds without being trained: the baselines of min-STP (section 5).
+"""Students that match two clouds without being trained: the baselines of min-STP.
 
 Each is asked `match(source (N, d), target (M, d))` and answers with a plan whose marginals are
 uniform, so its cost is never below that of optimal transport. Randomness comes from the run's

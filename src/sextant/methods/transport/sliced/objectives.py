@@ -25,7 +25,7 @@ from sextant.methods.transport.sliced.losses import (
 
 
 class SoftPermutation:
-    """The two-pass loss of min-STP; see `two_pass_loss` (section 2.4).
+    """The two-pass loss of min-STP; see `two_pass_loss`.
 
     Args:
         cost: "euclidean" or "sqeuclidean".
@@ -79,7 +79,7 @@ class SoftPermutation:
 
 
 class ProjectedCost:
-    """The control of section 2.4: the squared cost on the line, mean (f(x)_(k) - f(y)_(k))^2.
+    """The control: the squared cost on the line, mean (f(x)_(k) - f(y)_(k))^2.
 
     It is least where all scores are equal, whatever the points cost: it teaches no matching.
 
@@ -112,7 +112,7 @@ class ProjectedCost:
 
 
 class Stein:
-    """The hard cost smoothed over the slicer's parameters, by Stein's formula (DGSWP, section 5).
+    """The hard cost smoothed over the slicer's parameters, by Stein's formula (DGSWP).
 
     The gradient of E J(theta + epsilon Z), Z standard normal over all trained parameters, is
     estimated by the mean of (J(theta + epsilon z) - J(theta)) z / epsilon over samples z. All pairs

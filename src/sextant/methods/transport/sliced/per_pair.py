@@ -1,4 +1,4 @@
-"""A slicer optimised for each pair alone: what amortisation can reach at most (section 5)."""
+"""A slicer optimised for each pair alone: what amortisation can reach at most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One slicer trained on a sequence of problems, warm or from scratch (section 2.7)."""
+"""One slicer trained on a sequence of problems, warm or from scratch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slicers: scalar functions that order the points of a cloud (arXiv 2511.19741; section 2.5).
+"""Slicers: scalar functions that order the points of a cloud (arXiv 2511.19741).
 
 A slicer is called as slicer(points (..., N, d), context (..., c) or None) and returns one score a
 point, (..., N). Only the order of the scores matters for a transport plan.
@@ -182,7 +182,7 @@ class SetTransformerSlicer(Slicer):
 
 
 class ConditionedSlicer(nn.Module):
-    """A slicer whose context is a learned linear map of a longer code (section 2.6).
+    """A slicer whose context is a learned linear map of a longer code.
 
     Args:
         slicer: takes contexts of `context_width` numbers.

@@ -1,4 +1,5 @@
-"""Soft permutations: doubly stochastic matrices that sort, and their gradients (section 2.3).
+"""Soft permutations: doubly stochastic matrices that sort, and their gradients
+(LapSum: Struski et al., ICML 2025).
 
 Rows k = 1 .. n of P are the soft ranks, row 1 the largest. With b_k the thresholds of the scores r,
 b_0 = inf and b_n = -inf, P[k, i] = L((r_i - b_k) / temperature) - L((r_i - b_{k-1}) / temperature):
@@ -119,7 +120,7 @@ def inner_entries(found: Thresholds, row: Tensor) -> Tensor:
 def threshold_slopes(near: Tensor, steps: Tensor, density: Tensor) -> Tensor:
     """What some rows give to 2 * temperature * (gradient in the scores), (P, n).
 
-    Section 2.3's closed form, sum_k e^-|x_ki| (steps_ki - their mean under softmax_i(-|x_k.|)).
+    The closed form sum_k e^-|x_ki| (steps_ki - their mean under softmax_i(-|x_k.|)).
 
     Args:
         near: e^-|x_ki|, (P, K, n).
@@ -180,7 +181,7 @@ def soft_permutation(scores: Tensor, temperature: float) -> Tensor:
     Entries are at least 0; rows and columns sum to 1 up to rounding, 1e-12 in float64 and 1e-6 in
     float32. Float64 inside. P(scores + c) = P(scores); scores and temperature scale together;
     P(-scores) is P(scores) with its rows flipped. Scores that are not numbers give no numbers.
-    Differentiable once in the scores, with the closed form of section 2.3.
+    Differentiable once in the scores, with a closed form.
 
     Args:
         scores: (..., n), ties allowed, of any scale.
