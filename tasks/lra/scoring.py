@@ -11,15 +11,15 @@ from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
 
-NOT_LEARNED_WITHIN = 0.015
-"""Above the majority rate by no more than this, a run has learned nothing of its task."""
+NOT_LEARNED_WITHIN = 1.5
+"""Points above the majority rate; a run that is no further above has learned nothing."""
 
 
 class ArenaExam:
     """How many sequences of the whole test part a student classifies rightly.
 
     - `accuracy`, with its binomial standard error;
-    - `majority_rate`: the share of the most frequent class, what naming it always would give;
+    - `majority_rate`: of the most frequent class, what naming it always would give;
     - `above_majority`: the difference of the two;
     - `learned`: 1 where that difference is more than 1.5 points, else 0; its mean over runs is the
       share of runs that learned anything;
@@ -27,8 +27,8 @@ class ArenaExam:
     - `parameters` and `seconds_a_step`, where the student counts them (`parameter_count`,
       `seconds_a_step`): numbers learnt, and the mean time of an optimizer step.
 
-    Shares lie in [0, 1]. Array: `confusion`, int64 (classes, classes), true classes down, named
-    ones across.
+    Accuracies and rates are in percent. Array: `confusion`, int64 (classes, classes), true classes
+    down, named ones across.
 
     Args:
         batch_size: examples asked at a time; None takes as many as training does. The marks do not
@@ -51,7 +51,7 @@ class ArenaExam:
         confusion = self._confusion(student, data, "test")
         total = int(confusion.sum())
         accuracy = _accuracy(confusion)
-        majority = data.majority_rate("test")
+        majority = 100 * data.majority_rate("test")
         above = accuracy.value - majority
         scores = {
             "accuracy": accuracy,
@@ -84,5 +84,5 @@ class ArenaExam:
 
 def _accuracy(confusion: Tensor) -> Score:
     total, right = int(confusion.sum()), int(confusion.diagonal().sum())
-    value = right / total
-    return Score(value, total, "higher", math.sqrt(value * (1 - value) / total))
+    share = right / total
+    return Score(100 * share, total, "higher", 100 * math.sqrt(share * (1 - share) / total))

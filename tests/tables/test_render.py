@@ -99,6 +99,18 @@ def test_markdown_shows_labels_as_written(define_plane, ledger):
     assert r"| 1 | a\|b\_c \<d\> \$e\$ | -- missing 5/5 | -- missing 5/5 |" in page
 
 
+def test_a_guarded_cell_is_marked_and_explained(define_arena, ledger):
+    def change(content):
+        content["columns"]["listops"]["guard"] = {"metric": "learned", "says": "learned nothing"}
+
+    made = ledger(define_arena(change), "small").fill(lambda *_: 30.0)
+    made.done("luna", "listops", 1, {"acc": 17.0, "learned": 0.0})
+    page = markdown(build(made.definition, "small", made.planned, made.records))
+    assert "(3/3) ‡" in page
+    assert page.count("‡") == 2
+    assert "runs that learned nothing: LUNA / ListOps (1 of 3)" in page
+
+
 def test_the_terminal_fits(plane_table, arena_table):
     for table in (plane_table, arena_table):
         page = printed(table, 100)

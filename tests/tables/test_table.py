@@ -94,6 +94,24 @@ def test_a_metric_that_was_not_scored_is_a_failure_of_that_line_only(small):
     assert (cell.state, dict(cell.failures)) == ("partial", {0: "not scored"})
 
 
+def with_guard(content):
+    guard = {"metric": "learned", "says": "are no better than guessing"}
+    content["columns"]["listops"]["guard"] = guard
+
+
+def test_a_guard_marks_runs_and_hides_nothing(define_arena, ledger):
+    made = ledger(define_arena(with_guard), "small").fill(accuracy)
+    for seed, learned in enumerate((1.0, 0.0, 0.0)):
+        made.done("luna", "listops", seed, {"acc": 17.0 + seed, "learned": learned})
+    table = build(made.definition, "small", made.planned, made.records)
+    cell, other = table.cells["luna", "listops"], table.cells["softmax", "listops"]
+    assert (cell.guarded, cell.state, cell.mean) == ((1, 2), "done", pytest.approx(18.0))
+    assert other.guarded == ()
+    shown = {(c["row"], c["column"]): c.get("guarded") for c in json.loads(to_json(table))["cells"]}
+    assert shown["luna", "listops"] == [1, 2]
+    assert shown["softmax", "listops"] is None
+
+
 def test_a_score_that_is_not_finite_diverged(small):
     small.records["ot_exact/moons/0"]["scores"]["w2@2"]["value"] = float("nan")
     assert dict(cell_of(small, "ot_exact@2", "moons").failures) == {0: "diverged"}

@@ -21,8 +21,8 @@ class Cell:
     """A line in a column.
 
     `values` are the scores by seed, `failures` the reasons by seed, `missing` the seeds nobody
-    ran; together they are the `planned` seeds. `runs` are the ids of the runs in the ledger, in
-    seed order.
+    ran; together they are the `planned` seeds. `guarded` are the seeds that the column's guard
+    marks. `runs` are the ids of the runs in the ledger, in seed order.
     """
 
     line: str
@@ -31,6 +31,7 @@ class Cell:
     values: Mapping[int, float] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
     missing: tuple[int, ...] = ()
+    guarded: tuple[int, ...] = ()
     runs: tuple[str, ...] = ()
     stale: bool = False
     applicable: bool = True
@@ -95,6 +96,7 @@ def run_cell(
     metric = column.metric if line.at is None else f"{column.metric}@{line.at}"
     values: dict[int, float] = {}
     failures: dict[int, str] = {}
+    guarded: list[int] = []
     for seed, run_id in planned.items():
         record = records.get(run_id)
         if record is None:
@@ -116,6 +118,8 @@ def run_cell(
             )
         else:
             values[seed] = float(score["value"])
+            if column.guard and record["scores"].get(column.guard.metric, {}).get("value") == 0:
+                guarded.append(seed)
     return Cell(
         line=line.key,
         column=column.key,
@@ -123,6 +127,7 @@ def run_cell(
         values=values,
         failures=failures,
         missing=tuple(seed for seed, run_id in planned.items() if run_id not in records),
+        guarded=tuple(guarded),
         runs=tuple(run_id for run_id in planned.values() if run_id in records),
         stale=any(run_id in stale for run_id in planned.values() if run_id in records),
     )

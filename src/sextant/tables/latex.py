@@ -35,6 +35,7 @@ _ESCAPES = {
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "–": "--",
     "✓": r"\ensuremath{\surd}",
     "✗": r"\ensuremath{\times}",

@@ -13,6 +13,7 @@ from sextant.tables.schema import (
     Checkpoint,
     Column,
     Figure,
+    Guard,
     Margin,
     Paper,
     Published,
@@ -143,9 +144,16 @@ def _column(key: str, fields: Fields, at: tuple[int, ...]) -> Column:
         task=fields.text("task"),
         metric=fields.text("metric"),
         at=points,
+        guard=_guard(fields.child("guard")) if "guard" in fields.values else None,
     )
     fields.end()
     return column
+
+
+def _guard(fields: Fields) -> Guard:
+    guard = Guard(metric=fields.text("metric"), says=fields.text("says"))
+    fields.end()
+    return guard
 
 
 def _summary(key: str, fields: Fields, columns: tuple[Column, ...]) -> Column:

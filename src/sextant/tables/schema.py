@@ -33,10 +33,19 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """Marks runs whose score `metric` is 0; `says` completes the sentence "runs that ..."."""
+
+    metric: str
+    says: str
+
+
+@dataclass(frozen=True)
 class Column:
     """One metric of one task, or (with `over`) the average of other columns.
 
-    With `at`, the metric is scored at these points of the evaluation axis only.
+    With `at`, the metric is scored at these points of the evaluation axis only. A `guard` marks
+    runs whose number should not be read as a result, such as those that learned nothing.
     """
 
     key: str
@@ -48,6 +57,7 @@ class Column:
     metric: str | None = None
     over: tuple[str, ...] = ()
     at: tuple[int, ...] = ()
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True)

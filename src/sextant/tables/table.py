@@ -260,4 +260,5 @@ def _cell_json(cell: Cell) -> dict[str, Any]:
         "published": cell.published.as_written() if cell.published else None,
         "verdict": cell.verdict,
         "runs": list(cell.runs),
+        **({"guarded": list(cell.guarded)} if cell.guarded else {}),
     }

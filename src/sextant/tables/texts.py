@@ -15,7 +15,7 @@ ARROWS = {"lower": "↓", "higher": "↑"}
 
 @dataclass(frozen=True)
 class CellText:
-    """`ours` is the number or why there is none; `mark` what qualifies it (`(3/5)!`, `stale`);
+    """`ours` is the number or why there is none; `mark` what qualifies it (`(3/5)!`, `stale`, `‡`);
     `printed` the paper's value with the verdict, empty where nothing is printed."""
 
     ours: str
@@ -45,6 +45,8 @@ def cell_text(cell: Cell, column: Column) -> CellText:
         mark = f"({count})!" if state == "partial" else f"({count})"
         if cell.stale:
             mark = f"{mark} stale".strip()
+        if cell.guarded:
+            mark = f"{mark} ‡"
     return CellText(ours, mark, _printed(cell.published, cell.verdict, column.digits))
 
 
@@ -97,6 +99,7 @@ def footers(table: Table) -> list[tuple[str, list[str]]]:
         ("Data", _data(table)),
         ("Seeds", [_seeds(table)]),
         ("Holes", _holes(table)),
+        ("‡", _guarded(table)),
         ("Stale", _stale(table)),
         ("Runs", [_runs(table)] if table.origins.runs else []),
         ("They start from", list(table.origins.parents)),
@@ -176,6 +179,18 @@ def _holes(table: Table) -> list[str]:
         where = "; ".join(named) if len(cells) <= 6 else f"in {len(cells)} cells"
         listed.append(f"{reason} {total}: {where}")
     return listed
+
+
+def _guarded(table: Table) -> list[str]:
+    """One entry for each meaning of a guard: which runs it marks."""
+    marked: dict[str, list[str]] = {}
+    for line in table.definition.lines:
+        for column in table.definition.columns:
+            cell = table.cells[line.key, column.key]
+            if column.guard and cell.guarded:
+                where = f"{line.row.label} / {column.label} ({len(cell.guarded)} of {cell.n})"
+                marked.setdefault(column.guard.says, []).append(where)
+    return [f"runs that {says}: {'; '.join(cells)}" for says, cells in marked.items()]
 
 
 def _stale(table: Table) -> list[str]:

@@ -61,16 +61,16 @@ def test_marks_are_sklearns(labels, answers):
     marked = examined(Student(lambda token: answers[token]), data)
     named = [answers[label] for label in labels]
     accuracy, score = accuracy_score(labels, named), marked.scores["accuracy"]
-    assert score.value == pytest.approx(accuracy)
+    assert score.value == pytest.approx(100 * accuracy)
     assert score.n == len(labels)
-    error = math.sqrt(accuracy * (1 - accuracy) / len(labels))
+    error = 100 * math.sqrt(accuracy * (1 - accuracy) / len(labels))
     assert score.standard_error == pytest.approx(error)
     expected = confusion_matrix(labels, named, labels=[0, 1, 2])
     np.testing.assert_array_equal(marked.arrays["confusion"], expected)
     majority = max(labels.count(label) for label in range(3)) / len(labels)
-    assert marked.scores["majority_rate"].value == pytest.approx(majority)
+    assert marked.scores["majority_rate"].value == pytest.approx(100 * majority)
     above = marked.scores["above_majority"]
-    assert above.value == pytest.approx(accuracy - majority)
+    assert above.value == pytest.approx(100 * (accuracy - majority))
     assert above.standard_error == score.standard_error
 
 
@@ -78,15 +78,15 @@ def test_every_test_example_counts_once_and_the_last_batch_too():
     data = Data([0, 1, 2, 0, 1, 2, 0])
     marked = examined(Student(lambda token: token), data, batch_size=3)
     assert data.asked == [("test", 3), ("test", 3), ("test", 1), ("validation", 3)]
-    assert marked.scores["accuracy"].value == 1.0
+    assert marked.scores["accuracy"].value == 100.0
     assert marked.arrays["confusion"].sum() == 7
 
 
 def test_validation_is_marked_apart():
     data = Data([0, 0, 1], validation=[2, 2, 1, 1, 1])
     marked = examined(Student(lambda token: min(token, 1)), data)
-    assert marked.scores["accuracy"].value == 1.0
-    assert marked.scores["validation_accuracy"].value == pytest.approx(0.6)
+    assert marked.scores["accuracy"].value == 100.0
+    assert marked.scores["validation_accuracy"].value == pytest.approx(60)
     assert marked.scores["validation_accuracy"].n == 5
 
 
@@ -102,7 +102,7 @@ def test_a_run_near_the_majority_rate_has_not_learned(right, learned):
         return labels[place] if place < right else (labels[place] + 1) % 3
 
     marked = examined(Student(answer), data)
-    assert marked.scores["accuracy"].value == pytest.approx(right / 1000)
+    assert marked.scores["accuracy"].value == pytest.approx(right / 10)
     assert marked.scores["learned"].value == learned
 
 
