@@ -1,0 +1,1 @@
+"""What attentions cost: time and memory of both passes against the number of tokens."""
