@@ -56,6 +56,8 @@ def test_every_verb_teaches_by_example(capsys, verb):
         (["plan", "12", "tier=smal"], "unknown tier 'smal'; did you mean 'small'?"),
         (["plan", "12", "teir=small"], "unknown option 'teir'; did you mean 'tier'?"),
         (["plan", "12", "seeds=a"], "seeds must look like 0,1,2 or 0-4, not 'a'"),
+        (["plan", "12", "rows=mean_flw"], "unknown row 'mean_flw'; did you mean 'mean_flow'?"),
+        (["reproduce", "12", "columns=text"], "unknown column 'text'"),
         (["plan", "12", "13"], "'13' is one argument too many"),
         (["plan", "12", "--rtry"], "unknown flag '--rtry'; did you mean '--retry'?"),
         (["reproduce", "12", "where=cloud"], "unknown where 'cloud'"),

@@ -190,7 +190,10 @@ def _guarded(table: Table) -> list[str]:
             if column.guard and cell.guarded:
                 where = f"{line.row.label} / {column.label} ({len(cell.guarded)} of {cell.n})"
                 marked.setdefault(column.guard.says, []).append(where)
-    return [f"runs that {says}: {'; '.join(cells)}" for says, cells in marked.items()]
+    return [
+        f"runs that {says}: {'; '.join(cells) if len(cells) <= 12 else f'in {len(cells)} cells'}"
+        for says, cells in marked.items()
+    ]
 
 
 def _stale(table: Table) -> list[str]:

@@ -43,6 +43,16 @@ class Arguments:
             raise UserError(f"seeds={text} names no seed; write seeds=0,1,2 or seeds=0-4")
         return sorted(set(seeds))
 
+    def names(self, option: str, allowed: Sequence[str]) -> list[str]:
+        """The names in option=a,b; all that are allowed where it is not given."""
+        if option not in self.options:
+            return list(allowed)
+        found = self.options[option].split(",")
+        for name in found:
+            if name not in allowed:
+                raise unknown(option.removesuffix("s"), name, allowed)
+        return found
+
     def workers(self) -> int:
         """workers=N, else one for each core this process may use."""
         text = self.options.get("workers", str(len(os.sched_getaffinity(0))))

@@ -12,16 +12,17 @@ from sextant.runs.spec import RunSpec
 from sextant.verbs.arguments import read
 from sextant.verbs.tabling import wish
 
-USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [--retry]
+USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [--retry]
 
 Says which runs table N lacks, why each would run, and the expected time. Runs nothing.
 
   tier    smoke, small, gpu or paper
   seeds   instead of the table's own: 0,1,2 or 0-4
+  rows    only these rows of the table file; columns likewise
   --retry count failed runs among those to run
 
 example: sextant plan 12 tier=paper"""
-OPTIONS = ("tier", "seeds", "where", "workers", "logger")
+OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger")
 
 
 def main(arguments: list[str]) -> int:

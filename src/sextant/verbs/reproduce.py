@@ -21,20 +21,22 @@ from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
 from sextant.verbs.tabling import Wish, wish
 
-USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [where=local] [workers=2] [--retry]
+USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [where=local]
+                           [workers=2] [--retry]
 
 Carries out the runs that table N lacks and prints the table. Calling it again runs nothing.
 Ctrl-C leaves every run resumable; the same command goes on.
 
   tier     smoke (seconds), small (minutes on two cores), gpu, paper
   seeds    instead of the table's own: 0,1,2 or 0-4
+  rows     run only these rows of the table file, such as one's own; columns likewise
   where    local: one process a core; slurm: array jobs, returns at once
   workers  processes side by side (default: the cores of this machine)
   logger   csv, or wandb to mirror every run (offline unless conf/logger/wandb.yaml says online)
   --retry  try failed runs again; without it a failure is a result
 
 example: sextant reproduce 12 tier=smoke"""
-OPTIONS = ("tier", "seeds", "where", "workers", "logger")
+OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger")
 
 
 def main(arguments: list[str]) -> int:

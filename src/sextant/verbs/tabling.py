@@ -41,7 +41,8 @@ def runs_of(
 
 @dataclass(frozen=True)
 class Wish:
-    """A table at a tier, as asked for on the command line, and what the ledger lacks of it."""
+    """A table at a tier, as asked for on the command line, and what the ledger lacks of the rows
+    and columns that were named."""
 
     project: Project
     definition: TableDefinition
@@ -57,11 +58,16 @@ class Wish:
 
 
 def wish(project: Project, asked: Arguments) -> Wish:
-    """What `N tier=... seeds=... --retry` asks for."""
+    """What `N tier=... seeds=... rows=... columns=... --retry` asks for."""
     definition = find_table(project.root, asked.words[0])
     tier, seeds = asked.tier(), asked.seeds()
+    rows = asked.names("rows", [row.key for row in definition.rows])
+    columns = asked.names("columns", [column.key for column in definition.columns])
     runs = runs_of(project, definition, tier, seeds)
-    plan = make_plan(runs.specs, project.ledger, project.runs)
+    cells = [ids for (row, column), ids in runs.cells.items() if row in rows and column in columns]
+    chosen = {run_id for ids in cells for run_id in ids}
+    specs = [spec for spec in runs.specs if spec.run_id in chosen]
+    plan = make_plan(specs, project.ledger, project.runs)
     waiting = plan.to_run("--retry" in asked.flags)
     return Wish(project, definition, tier, seeds, runs, plan, waiting)
 
