@@ -90,6 +90,18 @@ def test_bigbird_draws_further_blocks_without_repetition():
     assert not neighbours(attend, 8).all()
 
 
+@pytest.mark.parametrize("blocks", range(3, 9))
+def test_bigbird_may_want_more_blocks_than_there_are(blocks):
+    for seed in range(20):
+        torch.manual_seed(seed)
+        seen, once = BigBirdAttention(H, length=2 * blocks, block=2, random_blocks=5).seen_blocks(
+            blocks
+        )
+        assert 0 <= seen.min() <= seen.max() < blocks
+        for head, row in np.ndindex(*seen.shape[:2]):
+            assert set(seen[head, row][once[head, row]].tolist()) == set(range(blocks))
+
+
 def test_bigbird_is_the_library_s(rows):
     from transformers import BigBirdConfig
     from transformers.models.big_bird.modeling_big_bird import (

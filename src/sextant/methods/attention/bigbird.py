@@ -102,7 +102,7 @@ class BigBirdAttention(Attention):
         heads = len(self.places)
         seen, once = seen.expand(heads, -1, -1), once.expand(heads, -1, -1)
         for drawn, place in enumerate(self.places[:, 1 : blocks - 1].unbind(-1)):
-            left = free - drawn
+            left = (free - drawn).clamp(min=0)
             block = (place * left).long()
             # The block of that rank among those not seen yet: step over the seen ones from below.
             for taken in seen.masked_fill(~once, blocks).sort(-1).values.unbind(-1):
