@@ -2,21 +2,22 @@
 TIER ?= small
 WHERE ?= local
 SEEDS ?=
-ROWS ?=
-COLUMNS ?=
+# singular, because many shells export COLUMNS, the width of the terminal
+ROW ?=
+COLUMN ?=
 WORKERS ?=
 LOGGER ?=
 FRESH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
-OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROWS),rows=$(ROWS)) $(if $(COLUMNS),columns=$(COLUMNS)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER))
+OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROW),rows=$(ROW)) $(if $(COLUMN),columns=$(COLUMN)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-all lint bench lock tables wandb-sync
 
 help: ## list the targets
-	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [ROWS=a,b] [COLUMNS=c] [WHERE=local|slurm] [WORKERS=n] [LOGGER=csv|wandb] [FRESH=1]"
+	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [ROW=a,b] [COLUMN=c] [WHERE=local|slurm] [WORKERS=n] [LOGGER=csv|wandb] [FRESH=1]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/' | expand -t 24
 
 setup: $(VENV)/.complete ## make .venv from requirements.lock (once)

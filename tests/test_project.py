@@ -142,12 +142,19 @@ def dry_run(words: list[str], monkeypatch) -> None:
         assert cli.main(words) == 0
 
 
-def test_the_library_example_of_the_readme_runs():
-    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+def test_the_library_examples_of_the_readme_run():
     names: dict = {}
-    exec(code, names)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    couplings, sliced, attention = blocks
+    exec(couplings, names)
     paired = (names["target"] - names["source"]).square().sum(1).mean()
     assert paired < (names["target"].roll(1, 0) - names["source"]).square().sum(1).mean()
+    exec(sliced, names)
+    assert names["later"].plan.shape == names["transport"].plan.shape == (500, 400)
+    exec(attention, names)
+    values, mixed = names["values"], names["mixed"]
+    assert mixed.shape == values.shape
+    assert mixed.abs().max() <= values.abs().max()
 
 
 def test_generated_parts_of_the_pages_are_current():
