@@ -134,7 +134,7 @@ def _data(table: Table) -> list[str]:
         named = table.origins.data_of.get(column.key, {})
         shown = "; ".join(f"{name} = {' or '.join(prints)}" for name, prints in named.items())
         groups.setdefault(shown, []).append(column.label)
-    listed = [f"{', '.join(labels)}: {shown}" for shown, labels in groups.items() if shown]
+    listed = [f"{'; '.join(labels)}: {shown}" for shown, labels in groups.items() if shown]
     return [table.data, *listed]
 
 
