@@ -112,6 +112,18 @@ def test_a_guard_marks_runs_and_hides_nothing(define_arena, ledger):
     assert shown["softmax", "listops"] is None
 
 
+def test_a_reference_row_is_not_guarded(define_arena, ledger):
+    def change(content):
+        with_guard(content)
+        content["rows"]["linear"]["reference"] = True
+
+    made = ledger(define_arena(change), "small").fill(accuracy)
+    for row in ("linear", "luna"):
+        made.done(row, "listops", 0, {"acc": 17.0, "learned": 0.0})
+    assert cell_of(made, "linear", "listops").guarded == ()
+    assert cell_of(made, "luna", "listops").guarded == (0,)
+
+
 def test_a_score_that_is_not_finite_diverged(small):
     small.records["ot_exact/moons/0"]["scores"]["w2@2"]["value"] = float("nan")
     assert dict(cell_of(small, "ot_exact@2", "moons").failures) == {0: "diverged"}

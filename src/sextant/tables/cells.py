@@ -118,7 +118,7 @@ def run_cell(
             )
         else:
             values[seed] = float(score["value"])
-            if column.guard and record["scores"].get(column.guard.metric, {}).get("value") == 0:
+            if not line.row.reference and _is_guarded(column, record["scores"]):
                 guarded.append(seed)
     return Cell(
         line=line.key,
@@ -131,6 +131,10 @@ def run_cell(
         runs=tuple(run_id for run_id in planned.values() if run_id in records),
         stale=any(run_id in stale for run_id in planned.values() if run_id in records),
     )
+
+
+def _is_guarded(column: Column, scores: Mapping[str, Mapping[str, Any]]) -> bool:
+    return column.guard is not None and scores.get(column.guard.metric, {}).get("value") == 0
 
 
 def summary_cell(line: Line, column: Column, parts: Sequence[Cell]) -> Cell:
