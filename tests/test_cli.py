@@ -78,6 +78,18 @@ def test_a_mistake_gets_one_sentence_and_code_2(results, capsys, arguments, sent
     assert not (results / "ledger").exists()
 
 
+def test_rows_and_columns_are_planned_with_their_parents(results, capsys):
+    assert main(["plan", "13", "tier=paper", "seeds=0,1", "rows=mean_flow,ot_exact"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith("would run 6: ")
+    assert sorted(line.split()[:2] for line in lines[2:]) == [
+        ["generation/mnist_latent", "flow/class_ot_mean_flow_exact:"],
+        ["generation/mnist_latent", "flow/mean_flow:"],
+        ["generation/mnist_recognition", "backbone/conv_classifier:"],
+        ["generation/mnist_reconstruction", "backbone/conv_autoencoder:"],
+    ]
+
+
 def test_a_tier_for_gpus_is_refused_without_one_before_anything_is_written(
     results, capsys, monkeypatch
 ):

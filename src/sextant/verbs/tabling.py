@@ -66,9 +66,10 @@ def wish(project: Project, asked: Arguments) -> Wish:
     runs = runs_of(project, definition, tier, seeds)
     cells = [ids for (row, column), ids in runs.cells.items() if row in rows and column in columns]
     chosen = {run_id for ids in cells for run_id in ids}
-    specs = [spec for spec in runs.specs if spec.run_id in chosen]
-    plan = make_plan(specs, project.ledger, project.runs)
-    waiting = plan.to_run("--retry" in asked.flags)
+    plan = make_plan(runs.specs, project.ledger, project.runs)
+    missing = plan.to_run("--retry" in asked.flags)
+    wanted = {m.run_id for spec in missing if spec.run_id in chosen for m in spec.lineage()}
+    waiting = [spec for spec in missing if spec.run_id in wanted]
     return Wish(project, definition, tier, seeds, runs, plan, waiting)
 
 
