@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
@@ -37,6 +37,7 @@ class ForgettingData(StepwiseData):
         forgotten_share: share of the training pictures to forget, where no class is.
         train_each, validation_each, test_each: pictures of every class; None takes all there are.
         flip: mirror every picture of a training batch with probability one half.
+        watched: pictures of each part that `watch` looks at, at most.
 
     Raises:
         ValueError: for both or neither of a list and a share, or a setting out of range.
@@ -56,6 +57,7 @@ class ForgettingData(StepwiseData):
         validation_each: int = 500,
         test_each: int | None = None,
         flip: bool = False,
+        watched: int = 500,
     ) -> None:
         super().__init__(batch_size, steps)
         if learn_from not in get_args(LearnFrom):
@@ -69,10 +71,12 @@ class ForgettingData(StepwiseData):
             raise ValueError(f"forgotten_share must lie in (0, 1), got {forgotten_share}")
         if validation_each < 1:
             raise ValueError(f"validation_each must be at least 1, got {validation_each}")
+        if watched < 1:
+            raise ValueError(f"watched must be at least 1, got {watched}")
         self.learn_from, self.flip = learn_from, flip
         self.turns, self.forgotten_share = tuple(forgotten_classes), forgotten_share
         self.train_each, self.validation_each = train_each, validation_each
-        self.test_each = test_each
+        self.test_each, self.watched = test_each, watched
 
     def read(self) -> tuple[Pictures, Pictures]:
         """All training and all test pictures; names what it read in `self._fingerprints`."""
@@ -83,7 +87,7 @@ class ForgettingData(StepwiseData):
         super().begin(streams, parents)
         self._fingerprints: dict[str, str] = {}
         train, test = self.read()
-        self.classes = int(train.labels.max()) + 1
+        self.classes, self.channels = int(train.labels.max()) + 1, train.images.shape[1]
         # Validation comes first, so that it is the same however many pictures train.
         held = of_each_class(train.labels, 0, self.validation_each)
         kept = of_each_class(train.labels, self.validation_each, self.train_each)
@@ -141,6 +145,22 @@ class ForgettingData(StepwiseData):
             raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
         images, labels = self._parts[part]
         return self.inputs(images), labels
+
+    @torch.no_grad()
+    def watch(self, model: nn.Module) -> dict[str, float]:
+        """The share of each part, evenly spread pictures of it, that a model names rightly; for
+        curves. The model is left in the mode it was in; empty parts are left out."""
+        training = model.training
+        model.eval()
+        found = {}
+        for part, (images, labels) in self._parts.items():
+            rows = torch.arange(min(self.watched, len(labels))) * len(labels)
+            rows //= max(1, len(rows))
+            if len(rows):
+                named = model(self.inputs(images[rows])).argmax(1)
+                found[part] = float((named == labels[rows]).float().mean())
+        model.train(training)
+        return found
 
     def inputs(self, images: Tensor) -> Tensor:
         """Images uint8 as a network takes them."""

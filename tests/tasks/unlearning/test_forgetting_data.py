@@ -121,6 +121,26 @@ def test_mirrored_batches_are_functions_of_the_step(pictures, monkeypatch):
         assert 0 < falling < 1
 
 
+class Names(torch.nn.Module):
+    """Names the class that is written into the picture, but class 3 as 0."""
+
+    def forward(self, inputs):
+        classes = pixels(inputs)[1]
+        return torch.eye(10)[torch.where(classes == 3, 0, classes)]
+
+
+@pytest.mark.parametrize("watched", [7, 1000])
+def test_watching_scores_every_part(pictures, watched):
+    model = Names().train()
+    found = begun(watched=watched).watch(model)
+    assert model.training
+    assert set(found) == set(PARTS)
+    assert (found["forgotten"], found["test_forgotten"], found["retained"]) == (0.0, 0.0, 1.0)
+    if watched == 1000:
+        assert found["validation"] == pytest.approx(0.9)
+    assert "test_forgotten" not in begun(forgotten_share=0.1).watch(model)
+
+
 def test_smaller_pictures_are_means_of_squares():
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
     found = smaller(images, 2)
@@ -140,6 +160,7 @@ def test_smaller_pictures_are_means_of_squares():
         ({"forgotten_classes": [10]}, r"forgotten_classes must lie in 0..9, got \[10\]"),
         ({"learn_from": "forgotten"}, "learn_from must be 'all' or 'retained'"),
         ({"validation_each": 0}, "validation_each must be at least 1"),
+        ({"watched": 0}, "watched must be at least 1"),
         ({"train_each": 16}, "class 0 has 20 pictures, fewer than the 21"),
         ({"side": 5}, "side must divide 32, got 5"),
     ],
