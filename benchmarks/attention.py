@@ -6,19 +6,18 @@ Run `python benchmarks/attention.py --help`.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import inspect
 import itertools
 import math
 import pkgutil
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 from time import thread_time
 from unittest import mock
 
 import torch
+from memory import peak_megabytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -151,21 +150,10 @@ def saved_megabytes(attend: Contestant, n: int) -> float:
     return sum(size for _, size in kept.values()) / 2**20
 
 
-def peak_megabytes(call: Callable[[], object]) -> str:
-    """Memory a call needs at its peak beyond what is held before, or nothing where not known."""
-    status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def held(field: str) -> int:
-        return int(status.read_text().partition(field)[2].split()[0])
-
-    try:
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed counts as free
-        reset.write_text("5")
-        before = held("VmRSS:")
-        call()
-        return f"{max(0, held('VmHWM:') - before) / 1024:.1f}"
-    except (OSError, IndexError, AttributeError):
-        return ""
+def peak_of(call: Callable[[], object]) -> str:
+    """Peak memory as a table shows it, "" where it is not known."""
+    peak = peak_megabytes(call)
+    return "" if peak is None else f"{peak:.1f}"
 
 
 def error_against(attend: Contestant, listed: LunaAttention, n: int = 2048) -> float:
@@ -227,7 +215,7 @@ def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
     )
     for name, attend in contestants.items():
         tensors = inputs(n)
-        peak = peak_megabytes(lambda call=attend, on=tensors: both_passes(call, on))
+        peak = peak_of(lambda call=attend, on=tensors: both_passes(call, on))
         table.add_row(
             name,
             f"{1e3 * seconds[name]:.1f}",
@@ -285,7 +273,7 @@ def print_all(console: Console, lengths: list[int], repeats: int) -> None:
     )
     for name, attend in contestants.items():
         tensors = inputs(lengths[-1])
-        peak = peak_megabytes(lambda call=attend, on=tensors: both_passes(call, on))
+        peak = peak_of(lambda call=attend, on=tensors: both_passes(call, on))
         rise = math.log(seconds[lengths[-1]][name] / seconds[lengths[0]][name])
         table.add_row(
             name,
@@ -313,7 +301,7 @@ def print_stream(console: Console, tokens: int) -> None:
     table = table_of("Causal form, without a graph", "tokens", ["a call", "us / token", "peak MB"])
     for count, block in ((tokens // 10, 1000), (tokens, 1000), (tokens // 50, 1)):
         start = thread_time()
-        peak = peak_megabytes(lambda c=count, b=block: streamed(luna, c, b))
+        peak = peak_of(lambda c=count, b=block: streamed(luna, c, b))
         microseconds = 1e6 * (thread_time() - start) / count
         table.add_row(f"{count:,}", str(block), f"{microseconds:.1f}", peak)
     console.print(table)

@@ -6,14 +6,13 @@ Run `python benchmarks/unlearning.py --help`.
 from __future__ import annotations
 
 import argparse
-import ctypes
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from statistics import median
 from time import perf_counter, thread_time
 
 import torch
+from memory import peak_megabytes
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -126,19 +125,8 @@ class Clock:
             before = torch.cuda.memory_allocated()
             call()
             return f"{(torch.cuda.max_memory_allocated() - before) / 2**20:.0f}"
-        status, reset = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-        def held(field: str) -> int:
-            return int(status.read_text().partition(field)[2].split()[0])
-
-        try:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what was freed counts as free
-            reset.write_text("5")
-            before = held("VmRSS:")
-            call()
-            return f"{max(0, held('VmHWM:') - before) / 1024:.0f}"
-        except (OSError, IndexError, AttributeError):
-            return ""
+        peak = peak_megabytes(call)
+        return "" if peak is None else f"{peak:.0f}"
 
 
 def table_of(title: str, first: str, numbers: list[str]) -> Table:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,17 +25,6 @@ def clock(device: str) -> float:
         return time.thread_time()
     torch.cuda.synchronize()
     return time.perf_counter()
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Keeps torch to the calling thread, whose time `clock` counts."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def both_passes(attend: Attend, tensors: Sequence[Tensor], weights: Iterable[Tensor] = ()) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from tasks.alignment.matching import one_thread
 from tasks.attention_cost import measuring
 
 DEVICES = ("cpu", "cuda")
@@ -75,7 +76,7 @@ class AttentionCostExam:
         longest = student.longest or max(data.lengths)
         rows: dict[int, dict[str, float]] = {}
         counts: dict[int, int] = {}
-        with measuring.one_thread() if self.device == "cpu" else nullcontext():
+        with one_thread() if self.device == "cpu" else nullcontext():
             for length in (length for length in data.lengths if length <= longest):
                 try:
                     rows[length], counts[length] = self._measured(student, data, length)

@@ -28,7 +28,7 @@ def test_the_register_has_all_36_numbers():
     [
         ("number: 2,", "number: 1,", "tables has 1 or luna-2 twice"),
         ("paper: covarnav", "paper: covernav", "tables[30].paper is 'covernav'; allowed: "),
-        ("printed: part", "printed: some", "tables[1].printed is 'some'; allowed: full, part"),
+        ("printed: full", "printed: some", "tables[2].printed is 'some'; allowed: full, part"),
         ("place: \"Table 1\", ", "", "tables[0].place is missing"),
         ("tables:", "table:", "tables is missing"),
     ],

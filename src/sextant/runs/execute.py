@@ -112,12 +112,12 @@ def _study_and_examine(
     data.begin(streams, parents)
     training.seed_initialisation(spec.seed)
     student = build(settings["method"]["module"])
-    student.begin(streams, parents, data)
     started = time.monotonic()
-    seconds = 0.0
+    student.begin(streams, parents, data)  # where a student that is no LightningModule works
+    seconds = time.monotonic() - started
     if isinstance(student, pl.LightningModule):
         with training.StopRequest().listening() as stop:
-            seconds = training.fit(
+            seconds += training.fit(
                 student,
                 data,
                 folder,
@@ -128,7 +128,7 @@ def _study_and_examine(
                 stop,
                 logger.lightning,
             )
-        started = time.monotonic()
+    started = time.monotonic()
     if isinstance(student, torch.nn.Module):
         replace_file(folder.student, lambda path: torch.save(student.state_dict(), path))
         student.eval()

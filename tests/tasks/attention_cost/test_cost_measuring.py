@@ -10,11 +10,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
+from tasks.alignment.matching import one_thread
 from tasks.attention_cost import measuring
 from tasks.attention_cost.measuring import (
     crossing,
     log_slope,
-    one_thread,
     out_of_memory,
     peak_bytes,
     saved_bytes,
