@@ -9,7 +9,11 @@ import torch
 from torch import Tensor
 
 from sextant.data import DataFolder
+from tasks.lra.cache import cached
 from tasks.lra.images import read_cifar10
+
+PARTS = ("train", "test")
+VERSION = 1
 
 
 class Pictures(NamedTuple):
@@ -24,18 +28,26 @@ class Pictures(NamedTuple):
 
 
 def cifar10(folder: DataFolder, side: int = 32) -> tuple[Pictures, Pictures]:
-    """CIFAR-10's training and test pictures, in colour.
+    """CIFAR-10's training and test pictures, in colour; decoded once, then mapped from disk.
 
     Args:
         folder: the verified files.
         side: pixels; 32 or a divisor of it, for which squares of pixels are averaged.
     """
+
+    def make() -> dict[str, np.ndarray]:
+        arrays = {}
+        for part in PARTS:
+            images, labels = read_cifar10(folder.path, part)
+            arrays[f"{part}_images"] = smaller(images, side).transpose(0, 3, 1, 2)
+            arrays[f"{part}_labels"] = labels.astype(np.int64)
+        return arrays
+
+    law = {"version": VERSION, "data": folder.fingerprint, "side": side}
+    arrays = cached("cifar10-colour", law, make).arrays
     return tuple(
-        Pictures(
-            torch.from_numpy(smaller(images, side)).permute(0, 3, 1, 2).contiguous(),
-            torch.from_numpy(labels.astype(np.int64)),
-        )
-        for images, labels in (read_cifar10(folder.path, part) for part in ("train", "test"))
+        Pictures(*(torch.from_numpy(np.array(arrays[f"{part}_{of}"])) for of in Pictures._fields))
+        for part in PARTS
     )
 
 

@@ -42,6 +42,8 @@ from sextant.methods.unlearning.sight import (
 )
 from sextant.methods.unlearning.wrong_labels import LabelRule, wrong_labels
 
+Objective = Literal["wrong_labels", "ascent"]
+"""Training towards wrong labels, or away from the true ones without a bound."""
 Proxy = Literal["inverted", "noise", "given", "none"]
 """What is protected: inverted images, what inversion starts from, retained data, or nothing."""
 
@@ -92,7 +94,8 @@ class CovarNav:
             `SETTINGS`.
         place: "update" projects what the optimizer did; "gradient" what it is given, which does not
             protect exactly under Adam.
-        label_rule: see `sextant.methods.unlearning.wrong_labels`.
+        objective: "wrong_labels"; or "ascent" of the loss of the true labels, to compare with.
+        label_rule: see `sextant.methods.unlearning.wrong_labels`; not looked at in an ascent.
         epochs: at most so many over the forget set.
         batch_size: examples in a step.
         rate: of the optimizer.
@@ -112,6 +115,7 @@ class CovarNav:
     rule: Rule = "nscl"
     setting: Mapping[str, float] | None = None
     place: Place = "update"
+    objective: Objective = "wrong_labels"
     label_rule: LabelRule = "second_best"
     epochs: int = 25
     batch_size: int = 64
@@ -133,6 +137,7 @@ class CovarNav:
             ("proxy", Proxy),
             ("rule", Rule),
             ("place", Place),
+            ("objective", Objective),
             ("label_rule", LabelRule),
             ("optimizer", Optimizer),
         ):
@@ -164,17 +169,19 @@ class CovarNav:
             proxy, inverted = self.draw_proxy(student, sight, streams)
         with seconds.part("covariance"):
             projectors = self.make_projectors(student, proxy)
-        with seconds.part("labels"):
-            labels = wrong_labels(
-                self.label_rule,
-                student,
-                forget.inputs,
-                forget.labels,
-                sight.space,
-                streams.generator("covarnav/labels"),
-            )
-        wrong = forget.relabelled(labels)
-        batches = shuffled(wrong, self.batch_size, streams, "covarnav/order")
+        sign, taught = -1.0, forget
+        if self.objective == "wrong_labels":
+            with seconds.part("labels"):
+                labels = wrong_labels(
+                    self.label_rule,
+                    student,
+                    forget.inputs,
+                    forget.labels,
+                    sight.space,
+                    streams.generator("covarnav/labels"),
+                )
+            sign, taught = 1.0, forget.relabelled(labels)
+        batches = shuffled(taught, self.batch_size, streams, "covarnav/order")
         optimizer = self._make_optimizer(student)
         curve, steps, stopped_by = [], 0, "epochs"
         with ProjectedStep(student, projectors, optimizer, self.place) as projected:
@@ -185,7 +192,7 @@ class CovarNav:
                 with seconds.part("updates"):
                     total = 0.0
                     for inputs, targets in batches(epoch):
-                        loss = cross_entropy(student(inputs), targets)
+                        loss = sign * cross_entropy(student(inputs), targets)
                         stop_if_diverged(loss.detach(), steps, steps + 1)
                         optimizer.zero_grad()
                         loss.backward()

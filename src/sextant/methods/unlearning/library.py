@@ -41,6 +41,8 @@ METHODS: dict[str, str] = {
     "unsir": "noise_images:Unsir",
     "error_minimising_noise": "noise_images:ErrorMinimisingNoise",
     "unsc": "null_space_calibration:NullSpaceCalibration",
+    "gkt": "knowledge_transfer:GatedKnowledgeTransfer",
+    "pgu": "projected_gradient:ProjectedGradientUnlearning",
 }
 """Names of the methods and where each is: a module of this package and a class."""
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Parent, Streams
-from sextant.methods.unlearning.sight import Examples, Method, PixelSpace, Sight, Unlearned
+from sextant.methods.unlearning.covariance import feature_covariances
+from sextant.methods.unlearning.inversion_terms import batch_norm_layers
+from sextant.methods.unlearning.inverting import drawn_before, pixel_space
+from sextant.methods.unlearning.proxy_quality import batch_norm_ratio, energy_capture
+from sextant.methods.unlearning.sight import Examples, Method, Sight, Unlearned
 
 CHUNK = 500
 """Inputs answered at a time."""
@@ -19,49 +25,100 @@ CHUNK = 500
 class UnlearningStudent(nn.Module):
     """Unlearns before its exam, with nothing but what its method declares.
 
-    The model is the `network` of the parent "original". The data module offers `classes`,
+    The model is the `network` of the parent that `start` names. The data module offers `classes`,
     `forgotten_classes`, `channels`, `mean`, `deviation` and `examples(part)` for the parts
     "retained" and "forgotten"; a method that declares a subset of the retained examples is handed
     the first `subset_each` of every class. After each epoch the data module's `watch(model)` may
     look at the model, for curves; its numbers reach no method.
 
+    A method that inverts the model takes the images from the parent `images_from`, an
+    `InversionStudent`, and the time they took joins its own as "inversion".
+
     Args:
         method: what unlearns.
         subset_each: retained examples of every class for methods that declare a subset.
+            None hands over all.
+        start: the parent to start from.
+        images_from: the parent with inverted images; where there is none, or with None, a method
+            draws its own.
 
     Raises:
         ValueError: for a subset of no examples.
     """
 
-    def __init__(self, method: Method, subset_each: int = 100) -> None:
+    def __init__(
+        self,
+        method: Method,
+        subset_each: int | None = 100,
+        start: str = "original",
+        images_from: str | None = "inverted",
+    ) -> None:
         super().__init__()
-        if subset_each < 1:
-            raise ValueError(f"subset_each must be at least 1, got {subset_each}")
+        if subset_each is not None and subset_each < 1:
+            raise ValueError(f"subset_each must be at least 1 or null, got {subset_each}")
         self.method, self.subset_each = method, subset_each
+        self.start, self.images_from = start, images_from
         self.model: nn.Module = nn.Identity()
         self.fresh: nn.Module = nn.Identity()
         self.unlearned: Unlearned | None = None
 
     def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Unlearns."""
-        original = parents["original"].load().network
+        original = parents[self.start].load().network
+        method, spent = self._with_images(parents)
         sight = Sight.of(
-            self.method.needs,
+            method.needs,
             classes=data.classes,
             forget=lambda: Examples(*data.examples("forgotten")),
             retain=lambda: Examples(*data.examples("retained")),
             subset=lambda: first_of_each(Examples(*data.examples("retained")), self.subset_each),
             fresh=lambda: redrawn(original),
             forgotten_classes=data.forgotten_classes,
-            space=PixelSpace((data.mean,) * data.channels, (data.deviation,) * data.channels),
+            space=pixel_space(data),
         )
         watch = getattr(data, "watch", None)
         look = None if watch is None else lambda epoch, model: watch(model)
-        self.unlearned = self.method(original, sight, streams, look)
+        self.unlearned = method(original, sight, streams, look)
+        self.unlearned.seconds = {**self.unlearned.seconds, **spent}
         self.model = self.unlearned.model
+        # In a list, so that it is no part of what is saved.
+        self._original = [original]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.generator("a model that learned nothing").initial_seed())
             self.fresh = redrawn(original)
+
+    def _with_images(self, parents: Mapping[str, Parent]) -> tuple[Method, dict[str, float]]:
+        """The method, with the images of an earlier run where there are any, and their seconds."""
+        inverts = getattr(self.method, "proxy", None) == "inverted"
+        if not inverts or self.images_from not in parents:
+            return self.method, {}
+        earlier = parents[self.images_from].load()
+        method = dataclasses.replace(self.method, inversion=drawn_before(earlier))
+        return method, {"inversion": earlier.seconds}
+
+    def proxy_quality(self, inputs: Tensor, labels: Tensor) -> dict[str, float]:
+        """How alike the protected images are to real ones; nothing where none were protected.
+
+        Compared with equally many of the given real examples, evenly spread: "energy_capture", the
+        mean over layers, and "batch_norm_ratio" where the model has batch normalisation; see
+        `proxy_quality`.
+        """
+        proxy = getattr(self.unlearned, "proxy", None)
+        if proxy is None:
+            return {}
+        count = min(len(proxy), len(labels))
+        rows, some = (torch.arange(count) * n // count for n in (len(labels), len(proxy)))
+        real = Examples(inputs[rows], labels[rows])
+        proxy = Examples(proxy.inputs[some], proxy.labels[some])
+        network = self._original[0]
+        ours, theirs = (
+            feature_covariances(network, (batch for batch, _ in part.batches(CHUNK)))
+            for part in (proxy, real)
+        )
+        found = {"energy_capture": fmean(energy_capture(ours, theirs).values())}
+        if batch_norm_layers(network):
+            found["batch_norm_ratio"] = batch_norm_ratio(network, proxy, real)
+        return found
 
     def logits(self, inputs: Tensor) -> Tensor:
         """Inputs (n, *shape) to class scores (n, classes), in evaluation mode."""
@@ -72,8 +129,8 @@ class UnlearningStudent(nn.Module):
         return _answers(self.fresh, inputs)
 
 
-def first_of_each(examples: Examples, count: int) -> Examples:
-    """The first `count` examples of every class, in their order."""
+def first_of_each(examples: Examples, count: int | None) -> Examples:
+    """The first `count` examples of every class, in their order; None takes all."""
     rows = [(examples.labels == label).nonzero()[:count, 0] for label in examples.labels.unique()]
     chosen = torch.cat(rows).sort().values
     return Examples(examples.inputs[chosen], examples.labels[chosen])

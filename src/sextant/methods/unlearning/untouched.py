@@ -1,0 +1,25 @@
+"""The model as it is, to compare with: the trained one, or one that never saw what is forgotten."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from sextant.contracts import Streams
+from sextant.methods.unlearning.epochs import working_copy
+from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Untouched:
+    """Changes nothing and asks for nothing."""
+
+    needs: ClassVar[Needs] = Needs(forget=False)
+
+    def __call__(
+        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+    ) -> Unlearned:
+        """See `sight.Method`; it takes no time."""
+        return Unlearned(working_copy(model).eval(), {}, {}, [])

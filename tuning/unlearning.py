@@ -1,0 +1,207 @@
+"""Chooses settings of unlearning methods by what each may see; writes them to conf/tuned.
+
+Run `python tuning/unlearning.py --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from sextant.contracts import Streams
+from sextant.methods.unlearning.inversion import Inversion
+from sextant.methods.unlearning.sight import Examples, PixelSpace, forget_accuracy
+from sextant.paths import find_project
+from sextant.runs.build import build
+from sextant.runs.compose import Composer, merge
+from sextant.runs.execute import execute
+from sextant.runs.surroundings import Surroundings
+
+GRIDS: dict[str, dict[str, list[Any]]] = {
+    "finetune": {"rate": [0.003, 0.01, 0.03, 0.1]},
+    "neggrad": {"rate": [1e-5, 5e-5, 2.5e-4, 1e-3]},
+    "neggrad_plus": {"alpha": [0.8, 0.9, 0.95, 0.99]},
+    "random_label": {"rate": [1e-4, 5e-4, 2.5e-3, 1e-2]},
+    "boundary_shrink": {"rate": [1e-5, 1e-4, 1e-3, 5e-3]},
+    "boundary_expand": {"rate": [1e-5, 1e-4, 1e-3, 5e-3]},
+    "amnesiac_labels": {"rate": [3e-5, 1e-4, 3e-4, 1e-3]},
+    "salun": {"rate": [0.002, 0.005, 0.013, 0.05]},
+    "scrub": {"rate": [5e-5, 1e-4, 2e-4, 5e-4]},
+    "ssd": {"alpha": [1.0, 3.0, 10.0, 30.0]},
+    "fisher": {"alpha": [1e-8, 1e-7, 1e-6, 1e-5]},
+    "unsir": {"rate": [0.001, 0.003, 0.01, 0.02]},
+    "error_minimising_noise": {"rate": [0.001, 0.003, 0.01, 0.02]},
+    "unsc": {"rate": [0.01, 0.04, 0.1, 0.3]},
+    "gkt": {"rate": [3e-4, 1e-3, 3e-3, 1e-2]},
+    "covarnav_no_projection": {"rate": [3e-5, 1e-4, 3e-4, 1e-3]},
+    "covarnav_noise": {"rate": [3e-4, 1e-3], "setting": [{"factor": 30.0}, {"factor": 300.0}]},
+    "covarnav": {"rate": [3e-4, 1e-3], "setting": [{"factor": 30.0}, {"factor": 300.0}]},
+}
+"""Four settings of every method, around those of its paper or public code."""
+
+
+class Remembered:
+    """An inversion that draws the same images once, for settings that differ elsewhere."""
+
+    def __init__(self, inversion: Inversion, memory: dict[Any, Any]) -> None:
+        self.inversion, self.memory, self.noise = inversion, memory, inversion.noise
+
+    def __call__(self, model: Any, classes: Any, shape: Any, space: Any, generator: Any) -> Any:
+        """As the inversion."""
+        key = (tuple(classes), generator.initial_seed())
+        if key not in self.memory:
+            self.memory[key] = self.inversion(model, classes, shape, space, generator)
+        return self.memory[key]
+
+
+class Problem:
+    """A trained model of a seed, and what settings are judged by."""
+
+    def __init__(self, task: str, seed: int, tier: str, surroundings: Surroundings) -> None:
+        self.streams = Streams(seed)
+        composer = Composer(surroundings.root / "conf")
+        spec = composer.spec(task, "unlearning/original", tier, seed)
+        execute(spec.parents["original"], surroundings)
+        self.parents = {"original": _Loaded(spec.parents["original"], surroundings.runs)}
+        self.data = build(spec.settings["task"]["data"])
+        self.data.begin(self.streams, {})
+        inversion = build(spec.settings["task"]["inversion"])
+        inversion = replace(inversion, images=20 * self.data.classes, batch_size=200)
+        shape = self.data.examples("forgotten")[0].shape[1:]
+        network = self.parents["original"].load().network
+        # Drawn from another stream than any method's own images.
+        drawn = inversion(
+            network,
+            tuple(range(self.data.classes)),
+            tuple(shape),
+            PixelSpace(
+                (self.data.mean,) * self.data.channels, (self.data.deviation,) * self.data.channels
+            ),
+            self.streams.generator("tuning/inversion"),
+        ).examples
+        gone = torch.isin(drawn.labels, torch.tensor(self.data.forgotten_classes))
+        self.inverted_kept = Examples(drawn.inputs[~gone], drawn.labels[~gone])
+        self.inverted_gone = Examples(drawn.inputs[gone], drawn.labels[gone])
+        inputs, labels = self.data.examples("validation")
+        kept = ~torch.isin(labels, torch.tensor(self.data.forgotten_classes))
+        self.validation_kept = Examples(inputs[kept], labels[kept])
+        self.forgotten = Examples(*self.data.examples("forgotten"))
+
+    def judge(self, student: Any) -> tuple[float, float]:
+        """Kept and forgotten accuracy of a setting, on what its method may see."""
+        student.begin(self.streams, self.parents, self.data)
+        needs = student.method.needs
+        kept = self.inverted_kept if needs.retain == "none" else self.validation_kept
+        gone = self.forgotten if needs.forget else self.inverted_gone
+        return forget_accuracy(student.model, kept), forget_accuracy(student.model, gone)
+
+
+class _Loaded:
+    def __init__(self, spec: Any, runs: Path) -> None:
+        self.settings, self.weights = spec.settings, runs / spec.run_id / "student.pt"
+
+    def load(self) -> Any:
+        student = build(self.settings["method"]["module"])
+        student.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        return student.eval()
+
+
+def settings_of(grid: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    """Every combination."""
+    for values in itertools.product(*grid.values()):
+        yield dict(zip(grid, values, strict=True))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--task", default="unlearning/cifar10_class")
+    parser.add_argument("--tier", default="small")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[101, 103], help="not those of any table"
+    )
+    parser.add_argument("--methods", nargs="+", choices=sorted(GRIDS), default=sorted(GRIDS))
+    parser.add_argument("--runs", type=Path, default=Path("results/tuning"))
+    arguments = parser.parse_args()
+    project = find_project()
+    trainer = Composer(project.conf).setting("trainer", "default")
+    surroundings = Surroundings(
+        project.root, arguments.runs / "runs", arguments.runs / "ledger", trainer
+    )
+    console = Console()
+    composer = Composer(project.conf)
+    with Progress(console=console) as progress:
+        total = sum(len(list(settings_of(GRIDS[name]))) for name in arguments.methods)
+        bar = progress.add_task("tuning", total=total * len(arguments.seeds))
+        problems = [
+            Problem(arguments.task, seed, arguments.tier, surroundings) for seed in arguments.seeds
+        ]
+        memory: dict[Any, Any] = {}
+        for name in arguments.methods:
+            module = composer.spec(
+                arguments.task, f"unlearning/{name}", arguments.tier, arguments.seeds[0]
+            ).settings["method"]["module"]
+            judged = []
+            for setting in settings_of(GRIDS[name]):
+                found = []
+                for problem in problems:
+                    student = build(merge(module, {"method": setting}))
+                    if hasattr(student.method, "inversion"):
+                        remembered = Remembered(student.method.inversion, memory)
+                        student.method = replace(student.method, inversion=remembered)
+                    try:
+                        found.append(problem.judge(student))
+                    except FloatingPointError:
+                        found.append((0.0, 1.0))
+                    progress.advance(bar)
+                kept, gone = (fmean(column) for column in zip(*found, strict=True))
+                judged.append((kept - gone, kept, gone, setting))
+            best = max(judged, key=lambda row: row[0])[3]
+            write(project.conf, arguments, name, best, judged)
+            console.print(shown(name, judged, best))
+
+
+def shown(name: str, judged: list[tuple[float, float, float, dict]], best: dict) -> Table:
+    """The grid of one method."""
+    table = Table(title=name)
+    for column in ("setting", "kept %", "forgotten %", "chosen"):
+        table.add_column(column)
+    for _, kept, gone, setting in judged:
+        mark = "yes" if setting == best else ""
+        table.add_row(str(setting), f"{100 * kept:.1f}", f"{100 * gone:.1f}", mark)
+    return table
+
+
+def write(
+    conf: Path,
+    arguments: argparse.Namespace,
+    name: str,
+    best: dict[str, Any],
+    judged: list[tuple[float, float, float, dict]],
+) -> None:
+    """The chosen setting, under the grid it was chosen from."""
+    path = conf / "tuned" / arguments.task / "unlearning" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        "# @package _global_",
+        f"# tuning/unlearning.py at tier {arguments.tier}, seeds "
+        f"{', '.join(map(str, arguments.seeds))}: % kept, % not forgotten, of what it may see",
+    ]
+    for _, kept, gone, setting in judged:
+        lines.append(f"#   {100 * kept:5.1f} {100 * gone:5.1f}  {setting}")
+    text = yaml.safe_dump({"method": {"module": {"method": best}}}, sort_keys=False)
+    path.write_text("\n".join(lines) + "\n" + text)
+
+
+if __name__ == "__main__":
+    main()
