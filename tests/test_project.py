@@ -145,7 +145,7 @@ def dry_run(words: list[str], monkeypatch) -> None:
 def test_the_library_examples_of_the_readme_run():
     names: dict = {}
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    couplings, sliced, attention = blocks
+    couplings, sliced, attention, unlearning = blocks
     exec(couplings, names)
     paired = (names["target"] - names["source"]).square().sum(1).mean()
     assert paired < (names["target"].roll(1, 0) - names["source"]).square().sum(1).mean()
@@ -155,6 +155,9 @@ def test_the_library_examples_of_the_readme_run():
     values, mixed = names["values"], names["mixed"]
     assert mixed.shape == values.shape
     assert mixed.abs().max() <= values.abs().max()
+    exec(unlearning, names)
+    assert names["forgot"].report["proxy_images"] == 18
+    assert names["forgot"].report["forget_accuracy"] <= 0.01
 
 
 def test_generated_parts_of_the_pages_are_current():

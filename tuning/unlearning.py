@@ -195,7 +195,8 @@ def write(
     lines = [
         "# @package _global_",
         f"# tuning/unlearning.py at tier {arguments.tier}, seeds "
-        f"{', '.join(map(str, arguments.seeds))}: % kept, % not forgotten, of what it may see",
+        f"{', '.join(map(str, arguments.seeds))}:",
+        "# % right of what is kept and of what is to be forgotten, on what the method may see",
     ]
     for _, kept, gone, setting in judged:
         lines.append(f"#   {100 * kept:5.1f} {100 * gone:5.1f}  {setting}")
