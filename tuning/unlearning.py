@@ -30,7 +30,7 @@ from sextant.runs.surroundings import Surroundings
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "finetune": {"rate": [0.003, 0.01, 0.03, 0.1]},
-    "neggrad": {"rate": [1e-5, 5e-5, 2.5e-4, 1e-3]},
+    "neggrad": {"rate": [1e-6, 3e-6, 1e-5, 3e-5]},
     "neggrad_plus": {"alpha": [0.8, 0.9, 0.95, 0.99]},
     "random_label": {"rate": [1e-4, 5e-4, 2.5e-3, 1e-2]},
     "boundary_shrink": {"rate": [1e-5, 1e-4, 1e-3, 5e-3]},
@@ -44,11 +44,28 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "error_minimising_noise": {"rate": [0.001, 0.003, 0.01, 0.02]},
     "unsc": {"rate": [0.01, 0.04, 0.1, 0.3]},
     "gkt": {"rate": [3e-4, 1e-3, 3e-3, 1e-2]},
-    "covarnav_no_projection": {"rate": [3e-5, 1e-4, 3e-4, 1e-3]},
-    "covarnav_noise": {"rate": [3e-4, 1e-3], "setting": [{"factor": 30.0}, {"factor": 300.0}]},
-    "covarnav": {"rate": [3e-4, 1e-3], "setting": [{"factor": 30.0}, {"factor": 300.0}]},
+    "covarnav_no_projection": {"rate": [3e-6, 1e-5, 3e-5, 1e-4]},
+    "covarnav_noise": {"rate": [1e-4, 3e-4], "setting": [{"factor": 300.0}, {"factor": 3000.0}]},
+    "covarnav": {"rate": [1e-4, 3e-4], "setting": [{"factor": 10.0}, {"factor": 30.0}]},
 }
-"""Four settings of every method, around those of its paper or public code."""
+"""Four settings of every method, around those of its paper or public code; moved once where the
+best lay at an edge."""
+
+LABELS = ("fgsm", "random", "least", "ascent")
+PROXIES = ("plain_inversion", "given", "all_given")
+STRENGTHS = (
+    *(f"nscl_{factor}" for factor in (10, 30, 100, 300, 1000)),
+    *(f"gpm_{energy}" for energy in (30, 50, 70, 90, 97)),
+    *(f"soft_{strength}" for strength in ("001", "01", "1", "10")),
+)
+FOLLOWERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "covarnav": {
+        **{f"covarnav_{name}": ("rate", "setting") for name in (*LABELS, *PROXIES)},
+        **{f"covarnav_{name}": ("rate",) for name in STRENGTHS},
+    },
+    "covarnav_no_projection": {f"covarnav_{name}_no_projection": ("rate",) for name in LABELS},
+}
+"""Ablations, which differ from a method in one thing and take from it the named settings."""
 
 
 class Remembered:
@@ -189,19 +206,28 @@ def write(
     best: dict[str, Any],
     judged: list[tuple[float, float, float, dict]],
 ) -> None:
-    """The chosen setting, under the grid it was chosen from."""
-    path = conf / "tuned" / arguments.task / "unlearning" / f"{name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """The chosen setting, under the grid it was chosen from; and for the method's ablations."""
+    seeds = ", ".join(map(str, arguments.seeds))
     lines = [
-        "# @package _global_",
-        f"# tuning/unlearning.py at tier {arguments.tier}, seeds "
-        f"{', '.join(map(str, arguments.seeds))}:",
-        "# % right of what is kept and of what is to be forgotten, on what the method may see",
+        f"tuning/unlearning.py at tier {arguments.tier}, seeds {seeds}:",
+        "% right of what is kept and of what is to be forgotten, on what the method may see",
     ]
-    for _, kept, gone, setting in judged:
-        lines.append(f"#   {100 * kept:5.1f} {100 * gone:5.1f}  {setting}")
-    text = yaml.safe_dump({"method": {"module": {"method": best}}}, sort_keys=False)
-    path.write_text("\n".join(lines) + "\n" + text)
+    lines += [
+        f"  {100 * kept:5.1f} {100 * gone:5.1f}  {setting}" for _, kept, gone, setting in judged
+    ]
+    folder = conf / "tuned" / arguments.task / "unlearning"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.yaml").write_text(tuned(lines, best))
+    for follower, taken in FOLLOWERS.get(name, {}).items():
+        setting = {key: best[key] for key in taken}
+        (folder / f"{follower}.yaml").write_text(tuned([f"what was chosen for {name}"], setting))
+
+
+def tuned(lines: list[str], setting: Mapping[str, Any]) -> str:
+    """A file of conf/tuned: comments and a method's setting."""
+    comments = "".join(f"# {line}\n" for line in ("@package _global_", *lines))
+    content = {"method": {"module": {"method": dict(setting)}}}
+    return comments + yaml.safe_dump(content, sort_keys=False)
 
 
 if __name__ == "__main__":
