@@ -7,17 +7,21 @@ ROW ?=
 COLUMN ?=
 WORKERS ?=
 LOGGER ?=
+CLUSTER ?=
+TRAINER ?=
+# RETRY=1 counts failed runs among those to run, RETRY=failed runs them alone
+RETRY ?=
 FRESH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
-OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROW),rows=$(ROW)) $(if $(COLUMN),columns=$(COLUMN)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER))
+OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROW),rows=$(ROW)) $(if $(COLUMN),columns=$(COLUMN)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER)) $(if $(CLUSTER),cluster=$(CLUSTER)) $(if $(TRAINER),trainer=$(TRAINER)) $(if $(RETRY),--retry $(filter failed,$(RETRY)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint bench lock tables wandb-sync
+.PHONY: help setup test test-slurm test-browser test-all lint bench lock tables report wandb-sync
 
 help: ## list the targets
-	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [ROW=a,b] [COLUMN=c] [WHERE=local|slurm] [WORKERS=n] [LOGGER=csv|wandb] [FRESH=1]"
+	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [ROW=a,b] [COLUMN=c] [WHERE=local|slurm] [CLUSTER=name] [TRAINER=name] [RETRY=1|failed] [WORKERS=n] [LOGGER=csv|wandb|wandb_online] [FRESH=1]"
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z%-]+):.*## (.*)/  \1\t\2/' | expand -t 24
 
 setup: $(VENV)/.complete ## make .venv from requirements.lock (once)
@@ -39,8 +43,17 @@ plan-table-%: $(VENV)/.complete ## what would run for table N, why, and how long
 tables: $(VENV)/.complete ## refill every table and generated page from the ledger, running nothing
 	@$(SEXTANT) table all
 
+report: $(VENV)/.complete ## write results/report/index.html: every table, its claims, plots and runs
+	@$(SEXTANT) report $(if $(AGAINST),against=$(AGAINST))
+
 test: $(VENV)/.complete ## the fast test suite
 	@$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu and not slurm and not browser"
+
+test-slurm: $(VENV)/.complete ## the tests on a one-machine SLURM (needs slurm-wlm and munge)
+	@$(VENV)/bin/python -m pytest -m slurm -rs
+
+test-browser: $(VENV)/.complete ## the report in a headless browser (needs chromium)
+	@$(VENV)/bin/python -m pytest -m browser -rs
 
 test-all: $(VENV)/.complete ## every test this machine can run, the slow ones too
 	@$(VENV)/bin/python -m pytest
@@ -52,7 +65,7 @@ bench: $(VENV)/.complete ## every benchmark, each printed as ratios of one proce
 	@for benchmark in benchmarks/*.py; do $(VENV)/bin/python $$benchmark || exit 1; done
 
 wandb-sync: $(VENV)/.complete ## push offline W&B runs to the server you are logged in to
-	@find results/runs -type d -name 'offline-run-*' | xargs -r $(VENV)/bin/wandb sync --include-offline
+	@$(SEXTANT) wandb sync
 
 lock: ## rewrite requirements.lock from the newest versions that fit pyproject.toml
 	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv

@@ -2,4 +2,24 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def wandb_server(monkeypatch, tmp_path):
+    """A stand-in for the W&B server that this process and its children talk to, and to no other."""
+    import wandb
+
+    from tests.wandb_server import Server
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    with Server() as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+        wandb.teardown()
+        yield server
+        wandb.teardown()

@@ -136,7 +136,11 @@ def dry_run(words: list[str], monkeypatch) -> None:
         assert cli.main(["plan", *kept]) == 0
     elif words[0] == "run":
         assert run_verb([*words[1:], "--cfg", "job"]) == 0
-    elif words[:2] in (["data", "fetch"], ["data", "verify"], ["table", "all"]):
+    elif words[0] in ("report", "watch", "wandb", "ledger") or words[:2] in (
+        ["data", "fetch"],
+        ["data", "verify"],
+        ["table", "all"],
+    ):
         assert cli.main([words[0], "--help"]) == 0
     else:
         assert cli.main(words) == 0

@@ -1,4 +1,4 @@
-"""The command `sextant`: eight verbs, each importing what it needs only when it is called."""
+"""The command `sextant`: one module a verb, importing what it needs only when it is called."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ VERBS = {
     "table": "print a table from the ledger alone",
     "explain": "a cell's runs: settings, commit, data, and the command that makes it again",
     "status": "how full each table is and what runs now",
+    "watch": "a live view of what runs now",
     "figures": "draw a table's figures from the saved samples",
+    "report": "write results/report/index.html: every table, its claims, plots and runs",
+    "wandb": "send offline runs to W&B, or make a table's report there",
+    "ledger": "rebuild the ledger from a W&B project",
     "data": "list, fetch or verify data sets",
 }
 EXAMPLES = """examples:

@@ -37,6 +37,10 @@ class Project:
         return self.results / "plans"
 
     @property
+    def slurm(self) -> Path:
+        return self.results / "slurm"
+
+    @property
     def tables(self) -> Path:
         return self.results / "tables"
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from sextant.errors import UserError
 from sextant.runs import ledger
 from sextant.runs.execute import execute
-from sextant.runs.launch import local, slurm
+from sextant.runs.launch import local
 from sextant.runs.launch.progress import Progress
 from sextant.runs.plan import freeze, make_plan, thaw
 from sextant.runs.store import RunFolder
@@ -90,26 +90,3 @@ def test_the_launcher_carries_out_a_plan(surroundings, tmp_path):
     assert "its process died (-9), resuming" in printed
     log = RunFolder(surroundings.runs / broken.run_id).log.read_text()
     assert "IndexError" in log
-
-
-def test_slurm_generations_put_children_after_parents():
-    parent = line_spec()
-    child = line_spec(seed=1, parents={"start": parent})
-    grandchild = line_spec(seed=2, parents={"start": child})
-    other = line_spec(seed=3)
-    assert slurm.generations([grandchild, parent, child, other]) == [[1, 3], [2], [0]]
-
-
-def test_without_sbatch_there_is_a_sentence(surroundings, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UserError, match="needs the command sbatch"):
-        slurm.launch(tmp_path / "plan.json", [line_spec()], surroundings, {}, tmp_path)
-
-
-def test_the_cluster_path_carries_out_the_frozen_plan(surroundings, tmp_path):
-    parent = line_spec()
-    specs = [parent, line_spec(seed=1, parents={"start": parent})]
-    plan = freeze(specs, tmp_path / "plans", "toy")
-    jobs = slurm.launch(plan, specs, surroundings, {}, tmp_path / "logs", executor_name="local")
-    assert len(jobs) == 2
-    assert len(ledger.read(surroundings.ledger)) == 2

@@ -51,13 +51,16 @@ def execute(spec: RunSpec, surroundings: Surroundings, again: bool = False) -> d
     """
     folder = open_folder(surroundings.runs, spec)
     with lease(folder.path / "lease", surroundings.wait, surroundings.on_wait):
+        mirror = None
         record = None if again else folder.finished()
         if record is None or (record["status"] == "done" and not folder.student.is_file()):
-            record = _attempt(spec, folder, surroundings)
+            record, mirror = _attempt(spec, folder, surroundings)
             write_json(folder.result, record)
         known = ledger.read(surroundings.ledger, [spec.run_id]).get(spec.run_id)
         if known is None or _outcome(known) != _outcome(record):
             ledger.append(surroundings.ledger, record)
+        if mirror is not None:
+            mirror.finish(record)
     return record
 
 
@@ -65,8 +68,14 @@ def _outcome(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return record["status"], record.get("reason"), record["scores"]
 
 
-def _attempt(spec: RunSpec, folder: RunFolder, surroundings: Surroundings) -> dict[str, Any]:
-    """Trains and examines; what goes wrong with the run itself becomes its result."""
+def _attempt(
+    spec: RunSpec, folder: RunFolder, surroundings: Surroundings
+) -> tuple[dict[str, Any], Any]:
+    """Trains and examines; what goes wrong with the run itself becomes its result.
+
+    Returns:
+        The ledger line, and the mirror that still has to be told of it.
+    """
     started = time.monotonic()
     device = device_of(surroundings.trainer["accelerator"])
     record: dict[str, Any] = {
@@ -86,20 +95,18 @@ def _attempt(spec: RunSpec, folder: RunFolder, surroundings: Surroundings) -> di
         record["scores"] = {name: asdict(score) for name, score in examination.scores.items()}
         record["provenance"]["data"] = data.fingerprints()
         record["status"] = "done"
-        logger.finish(examination)
     except (UserError, training.Interrupted, KeyboardInterrupt):
         logger.abandon()
         raise
     except Exception as error:
         traceback.print_exc()
-        logger.abandon()
         reason, message = failure(error)
         record |= {"status": "failed", "reason": reason, "message": message}
         record["provenance"].setdefault("data", {})
         seconds = time.monotonic() - started
     record["seconds"] = round(seconds, 2)
     record["peak_memory_mb"] = round(training.peak_memory_mb(device), 1)
-    return record
+    return record, logger
 
 
 def _study_and_examine(

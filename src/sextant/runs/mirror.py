@@ -1,18 +1,39 @@
-"""Mirrors of a run: none, or Weights & Biases. The ledger stays the truth."""
+"""Mirrors of a run: none, or Weights & Biases. The ledger stays the truth.
+
+Offline, the mirror is written once, when the run has ended, from what its folder keeps; so a run
+that was interrupted ten times has one offline copy with one unbroken curve. Online, the curves are
+sent while the run trains, and a resumed run goes on in the same W&B run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import csv
+import json
+import os
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
-from sextant.contracts import Examination
 from sextant.errors import UserError, unknown
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder
+from sextant.runs.wandb_account import first_line
+
+MODES = ("offline", "online")
+STEP = "trainer/global_step"  # Lightning's name, so that online and offline curves share an axis
+LINE = "ledger_line"
+SCORE = "score/"
 
 
 def make_logger(settings: Mapping[str, Any], spec: RunSpec, folder: RunFolder) -> Any:
-    """The mirror the logger settings name: `kind: csv` (curves.csv alone) or `kind: wandb`."""
+    """The mirror the logger settings name: `kind: csv` (curves.csv alone) or `kind: wandb`.
+
+    Raises:
+        UserError: for a kind or mode that is not known, or W&B online without a login.
+    """
     kind = settings.get("kind")
     if kind == "csv":
         return NoMirror()
@@ -24,7 +45,7 @@ def make_logger(settings: Mapping[str, Any], spec: RunSpec, folder: RunFolder) -
 class NoMirror:
     lightning = None
 
-    def finish(self, examination: Examination) -> None:
+    def finish(self, record: Mapping[str, Any]) -> None:
         """Nothing to do."""
 
     def abandon(self) -> None:
@@ -32,39 +53,160 @@ class NoMirror:
 
 
 class WandbMirror:
-    """One W&B run for one run: same id, config = resolved spec, summary = scores, pictures.
+    """One W&B run for one run, under the same id.
 
-    Offline unless `mode` says online, so no network and no account are needed.
+    Its group is the table that asked for it (else the task), its job type the method, its config
+    the resolved settings with the run's names and provenance, its summary the scores, and the
+    ledger line itself, from which `sextant ledger import` rebuilds the ledger.
+
+    Args:
+        settings: `project`, `entity`, `mode` (offline or online), and `table` where a table asked.
     """
 
     def __init__(self, settings: Mapping[str, Any], spec: RunSpec, folder: RunFolder) -> None:
-        from pytorch_lightning.loggers import WandbLogger
-
+        self.settings, self.spec, self.folder = settings, spec, folder
         mode = settings.get("mode", "offline")
-        if mode not in ("offline", "online"):
-            raise UserError(f"logger.mode must be offline or online, not {mode!r}")
-        self.lightning = WandbLogger(
-            name=f"{spec.task} {spec.method} {spec.seed}",
-            id=spec.run_id,
-            project=settings["project"],
-            entity=settings.get("entity"),
-            save_dir=folder.path,
-            offline=mode == "offline",
-            resume="allow" if mode == "online" else None,
-            group=spec.task,
-            job_type=spec.method,
-            tags=[spec.tier, spec.method.split("/")[0], f"seed {spec.seed}"],
-            config=dict(spec.settings),
-        )
+        if mode not in MODES:
+            raise unknown("logger.mode", mode, MODES)
+        self.online, self.run, self.lightning = mode == "online", None, None
+        if self.online:
+            from pytorch_lightning.loggers import WandbLogger
 
-    def finish(self, examination: Examination) -> None:
-        import wandb
+            self.run = self._open()
+            self.lightning = WandbLogger(experiment=self.run)
 
-        run = self.lightning.experiment
-        run.summary.update({name: score.value for name, score in examination.scores.items()})
-        if examination.pictures:
-            run.log({name: wandb.Image(pixels) for name, pixels in examination.pictures.items()})
-        run.finish()
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Adds how the run ended; what goes wrong here is told and never fails the run."""
+        try:
+            if not self.online:
+                _forget_offline_copies(self.folder)
+            run = self.run or self._open()
+            self._catch_up(run)
+            self._tell(run, record)
+            run.finish(exit_code=0 if record["status"] == "done" else 1)
+        except Exception:
+            traceback.print_exc()
+            print(f"run {self.spec.run_id} is in the ledger but could not be mirrored to W&B")
 
     def abandon(self) -> None:
-        self.lightning.experiment.finish(exit_code=1)
+        """The run was stopped and can be resumed; offline nothing was written yet."""
+        if self.run is None:
+            return
+        try:
+            self._catch_up(self.run)
+            self.run.mark_preempting()
+            self.run.finish(exit_code=1)
+        except Exception:
+            traceback.print_exc()
+
+    def _open(self) -> Any:
+        if not self.online:
+            os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        import wandb
+
+        spec, table = self.spec, self.settings.get("table")
+        names = {"task": spec.task, "method": spec.method, "tier": spec.tier, "table": table}
+        parents = {role: parent.run_id for role, parent in spec.parents.items()}
+        try:
+            run = wandb.init(
+                id=spec.run_id,
+                name=spec.title,
+                project=self.settings["project"],
+                entity=self.settings.get("entity"),
+                dir=self.folder.path,
+                mode="online" if self.online else "offline",
+                resume="allow" if self.online else None,
+                reinit="finish_previous",
+                group=table or spec.task,
+                job_type=spec.method,
+                tags=[spec.tier, spec.method.split("/")[0], f"seed {spec.seed}"],
+                config={**spec.settings, "run": {**names, "parents": parents}},
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    disable_git=True,
+                    x_disable_stats=not self.online,
+                ),
+            )
+        except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:
+            raise UserError(
+                f"logger.mode is online, but W&B says: {first_line(error)}; "
+                "call `wandb login`, set WANDB_API_KEY, or use logger=wandb, which is offline"
+            ) from None
+        except wandb.errors.CommError as error:
+            raise UserError(
+                f"logger.mode is online, but W&B does not answer: {first_line(error)}; "
+                "logger=wandb works offline and `sextant wandb sync` sends it later"
+            ) from None
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        if self.online:
+            print(f"W&B: {run.url}")
+        return run
+
+    def _catch_up(self, run: Any) -> None:
+        """Adds what curves.csv has beyond the last step told: offline all of it, online the step at
+        which the run stopped, which Lightning did not come to log."""
+        told = run.summary.get(STEP, -1)
+        for step, metrics in curves(self.folder):
+            if step - 1 > told:
+                run.log({**metrics, STEP: step - 1})
+
+    def _tell(self, run: Any, record: Mapping[str, Any]) -> None:
+        import wandb
+
+        run.config.update({"provenance": record["provenance"]}, allow_val_change=True)
+        pictures = {
+            f"sample/{path.stem}": wandb.Image(str(path))
+            for path in sorted(self.folder.pictures.glob("*.png"))
+        }
+        if record["scores"]:
+            columns = ["score", "value", "n", "standard_error", "better"]
+            rows = [
+                [name, *(score.get(column) for column in columns[1:])]
+                for name, score in record["scores"].items()
+            ]
+            run.log({"scores": wandb.Table(columns=columns, data=rows), **pictures})
+        run.summary.update(summary(record))
+
+
+def summary(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What W&B's run table shows of a ledger line, and the line itself."""
+    shown: dict[str, Any] = {"status": record["status"], "seconds": record["seconds"]}
+    for name in ("reason", "message", "peak_memory_mb"):
+        if record.get(name) is not None:
+            shown[name] = record[name]
+    for name, score in record["scores"].items():
+        shown[SCORE + name] = score["value"]
+        shown[f"{SCORE}{name}/n"] = score["n"]
+        if score.get("standard_error") is not None:
+            shown[f"{SCORE}{name}/standard_error"] = score["standard_error"]
+    return {**shown, LINE: json.dumps(dict(record), allow_nan=False)}
+
+
+def curves(folder: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:
+    """The metrics of curves.csv, step by step."""
+    if not folder.curves.is_file():
+        return
+    with folder.curves.open(newline="") as file:
+        rows = [
+            (int(row["step"]), row["metric"], float(row["value"])) for row in csv.DictReader(file)
+        ]
+    for step, of_step in groupby(rows, key=lambda row: row[0]):
+        yield step, {metric: value for _, metric, value in of_step}
+
+
+def offline_copies(folder: RunFolder) -> list[Path]:
+    """The offline W&B files of a run's folder."""
+    return sorted((folder.path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def is_sent(copy: Path) -> bool:
+    """Whether an offline copy has reached a server: W&B leaves a mark beside it."""
+    return copy.with_name(f"{copy.name}.synced").exists()
+
+
+def _forget_offline_copies(folder: RunFolder) -> None:
+    """A run tried again replaces the copy of the attempt before."""
+    for copy in offline_copies(folder):
+        shutil.rmtree(copy.parent)

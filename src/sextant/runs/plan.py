@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,22 +38,6 @@ class Plan:
     @cached_property
     def counts(self) -> Counter[str]:
         return Counter(self.states.values())
-
-    def expected_seconds(self, runs: Iterable[RunSpec]) -> float | None:
-        """Summed from the median time of finished runs of the same task and method, else task."""
-        by_pair: dict[tuple[str, ...], list[float]] = {}
-        for record in self.records.values():
-            if record["status"] == "done":
-                for key in ((record["task"], record["method"]), (record["task"],), ()):
-                    by_pair.setdefault(key, []).append(record["seconds"])
-        total = 0.0
-        for spec in runs:
-            keys = ((spec.task, spec.method), (spec.task,), ())
-            known = next((by_pair[key] for key in keys if key in by_pair), None)
-            if known is None:
-                return None
-            total += statistics.median(known)
-        return total
 
 
 def make_plan(wanted: Iterable[RunSpec], ledger_folder: Path, runs_folder: Path) -> Plan:

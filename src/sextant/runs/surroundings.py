@@ -20,7 +20,8 @@ class Surroundings:
         root: the checkout.
         runs: run folders.
         ledger: ledger files.
-        trainer: accelerator, devices, checkpoint_seconds, checkpoint_steps, log_every.
+        trainer: accelerator, devices, checkpoint_seconds, checkpoint_steps, log_every; and nodes
+            and processes_per_node where several processes share a run.
         logger: `{kind: csv}` or `{kind: wandb, project, entity, mode}`.
         wait: wait for another process that works on the same run instead of leaving.
         report: told (step, steps, metrics) while a run trains.
@@ -35,3 +36,13 @@ class Surroundings:
     wait: bool = True
     report: Callable[[int, int, Mapping[str, float]], None] = _quiet
     on_wait: Callable[[str], None] = _quiet
+
+    @property
+    def nodes(self) -> int:
+        """The nodes one run is spread over."""
+        return self.trainer.get("nodes", 1)
+
+    @property
+    def processes(self) -> int:
+        """The processes that share one run, on all its nodes together."""
+        return self.nodes * self.trainer.get("processes_per_node", 1)

@@ -53,6 +53,10 @@ class Arguments:
                 raise unknown(option.removesuffix("s"), name, allowed)
         return found
 
+    def retry(self) -> str:
+        """What --retry asks for: `also` failed runs, failed runs `alone`, or nothing."""
+        return self.options.get("--retry", "also" if "--retry" in self.flags else "")
+
     def workers(self) -> int:
         """workers=N, else one for each core this process may use."""
         text = self.options.get("workers", str(len(os.sched_getaffinity(0))))
@@ -73,13 +77,13 @@ def read(
     Args:
         words: names of the positional arguments; those that begin with ? may be left out.
         options: the keys that key=value may use.
-        flags: the --flags that are understood.
+        flags: the --flags that are understood; --retry may be followed by the word failed.
 
     Raises:
         UserError: for an argument that is not understood or a word that is missing.
     """
     found = Arguments()
-    for argument in arguments:
+    for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument in ("-h", "--help"):
             print(usage)
             return None
@@ -87,6 +91,8 @@ def read(
             if argument not in flags:
                 raise unknown("flag", argument, [*flags, "--help"])
             found.flags.add(argument)
+        elif before == "--retry" and argument == "failed":
+            found.options["--retry"] = "alone"
         elif "=" in argument:
             key, _, value = argument.partition("=")
             if key not in options:

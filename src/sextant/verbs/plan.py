@@ -5,24 +5,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from sextant.paths import find_project
-from sextant.runs.launch.progress import duration
+from sextant.paths import Project, find_project
+from sextant.runs import ledger
+from sextant.runs.launch.cost import Estimator
 from sextant.runs.plan import FAILED, Plan
 from sextant.runs.spec import RunSpec
 from sextant.verbs.arguments import read
 from sextant.verbs.tabling import wish
 
-USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [--retry]
+USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [--retry [failed]]
 
 Says which runs table N lacks, why each would run, and the expected time. Runs nothing.
 
   tier    smoke, small, gpu or paper
   seeds   instead of the table's own: 0,1,2 or 0-4
   rows    only these rows of the table file; columns likewise
-  --retry count failed runs among those to run
+  --retry count failed runs among those to run; --retry failed counts them alone
 
 example: sextant plan 12 tier=paper"""
-OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger")
+OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger", "cluster", "trainer")
 
 
 def main(arguments: list[str]) -> int:
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return 0
     asked_for = wish(find_project(), asked)
     print(summary(asked_for.definition.number, asked_for.tier, asked_for.plan))
-    for line in details(asked_for.plan, asked_for.waiting):
+    for line in details(asked_for.project, asked_for.plan, asked_for.waiting):
         print(line)
     return 0
 
@@ -42,7 +43,7 @@ def summary(number: int, tier: str, plan: Plan) -> str:
     return f"table {number} at tier {tier}: {len(plan.specs)} runs: {counts}"
 
 
-def details(plan: Plan, waiting: Sequence[RunSpec]) -> list[str]:
+def details(project: Project, plan: Plan, waiting: Sequence[RunSpec]) -> list[str]:
     """What would run, grouped by task and method, with why and the expected time."""
     if not waiting:
         failed = plan.counts[FAILED]
@@ -51,13 +52,9 @@ def details(plan: Plan, waiting: Sequence[RunSpec]) -> list[str]:
     lines = [
         f"  {task} {method}: {count} x {state}" for (task, method, state), count in groups.items()
     ]
-    return [f"would run {len(waiting)}: {cost(plan, waiting)}", *lines]
+    return [f"would run {len(waiting)}: {cost(project, waiting)}", *lines]
 
 
-def cost(plan: Plan, waiting: Sequence[RunSpec]) -> str:
+def cost(project: Project, waiting: Sequence[RunSpec]) -> str:
     """The expected core or GPU time, from runs like these that were timed."""
-    seconds = plan.expected_seconds(waiting)
-    if seconds is None:
-        return "no run like these was timed yet"
-    unit = "GPU" if any(spec.needs_gpu for spec in waiting) else "core"
-    return f"about {duration(seconds)} of {unit} time"
+    return str(Estimator(ledger.read(project.ledger).values()).cost(waiting))

@@ -9,20 +9,22 @@ from typing import Any
 
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
+from sextant.runs import ledger
 from sextant.runs.compose import Composer
+from sextant.runs.launch.cluster import read_cluster
+from sextant.runs.launch.cost import Estimator
 from sextant.runs.launch.progress import Progress
 from sextant.runs.plan import freeze
-from sextant.runs.spec import RunSpec
 from sextant.runs.surroundings import Surroundings
 from sextant.tables import render
 from sextant.tables.cells import Cell
 from sextant.verbs.arguments import read
 from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
-from sextant.verbs.tabling import Wish, wish
+from sextant.verbs.tabling import Wish, plan_name, wish
 
 USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [where=local]
-                           [workers=2] [--retry]
+                           [workers=2] [--retry [failed]] [--yes]
 
 Carries out the runs that table N lacks and prints the table. Calling it again runs nothing.
 Ctrl-C leaves every run resumable; the same command goes on.
@@ -30,39 +32,58 @@ Ctrl-C leaves every run resumable; the same command goes on.
   tier     smoke (seconds), small (minutes on two cores), gpu, paper
   seeds    instead of the table's own: 0,1,2 or 0-4
   rows     run only these rows of the table file, such as one's own; columns likewise
-  where    local: one process a core; slurm: array jobs, returns at once
+  where    local: one process a core; slurm: array jobs, returns at once with their ids
+  cluster  with where=slurm, what a run asks of the queue: conf/cluster/NAME.yaml, or a site's own
+           conf/local/cluster/NAME.yaml
+  trainer  how a run is carried out: conf/trainer/NAME.yaml, such as ddp (where=slurm) for several
+           processes a run
   workers  processes side by side (default: the cores of this machine)
-  logger   csv, or wandb to mirror every run (offline unless conf/logger/wandb.yaml says online)
-  --retry  try failed runs again; without it a failure is a result
+  logger   csv; wandb to mirror every run offline; wandb_online while it trains
+  --retry  try failed runs again; without it a failure is a result; --retry failed runs them alone
+  --yes    with where=slurm on a terminal, submit without asking
 
-example: sextant reproduce 12 tier=smoke"""
-OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger")
+examples:
+  sextant reproduce 12 tier=smoke
+  sextant reproduce 12 tier=paper where=slurm cluster=gpu_node
+  sextant reproduce 12 where=slurm --retry failed"""
+OPTIONS = ("tier", "seeds", "rows", "columns", "where", "workers", "logger", "cluster", "trainer")
 
 
 def main(arguments: list[str]) -> int:
-    asked = read(arguments, USAGE, ["N"], OPTIONS, ["--retry"])
+    asked = read(arguments, USAGE, ["N"], OPTIONS, ["--retry", "--yes"])
     if asked is None:
         return 0
     where = asked.choice("where", ("local", "slurm"), "local")
-    logger = asked.choice("logger", ("csv", "wandb"), "csv")
+    logger = asked.choice("logger", ("csv", "wandb", "wandb_online"), "csv")
     workers = asked.workers()
-    asked_for = wish(find_project(), asked)
+    project = find_project()
+    trainer = asked.options.get("trainer", "default")
+    surroundings = surroundings_of(project, logger, trainer)
+    if where == "slurm":
+        cluster = read_cluster(project.conf, asked.options.get("cluster", "default"))
+    elif surroundings.processes > 1:
+        raise UserError(
+            f"trainer={trainer} spreads a run over {surroundings.processes} processes, which only "
+            "where=slurm starts"
+        )
+    asked_for = wish(project, asked)
+    surroundings.logger = {**surroundings.logger, "table": asked_for.definition.id}
     code = 0
+    if asked_for.waiting and where == "slurm":
+        from sextant.verbs.submitting import submit
+
+        return submit(asked_for, surroundings, cluster, "--yes" in asked.flags)
     if asked_for.waiting:
         number, tier = asked_for.definition.number, asked_for.tier
-        needs_gpu = any(spec.needs_gpu for spec in asked_for.waiting)
-        if where == "local" and needs_gpu and not _has_gpu():
+        if any(spec.needs_gpu for spec in asked_for.waiting) and not _has_gpu():
             raise UserError(
                 f"tier {tier} needs a GPU and there is none here; "
                 "use tier=small, or where=slurm on a cluster"
             )
         print(summary(number, tier, asked_for.plan))
-        expected = cost(asked_for.plan, asked_for.waiting)
+        expected = cost(project, asked_for.waiting)
         print(f"running {len(asked_for.waiting)}: {expected}", flush=True)
-        plan = freeze(asked_for.waiting, asked_for.project.plans, f"table-{number:02d}.{tier}")
-        surroundings = surroundings_of(asked_for.project, logger)
-        if where == "slurm":
-            return _submit(asked_for, plan, surroundings)
+        plan = freeze(asked_for.waiting, project.plans, plan_name(number, tier))
         code = _carry_out(asked_for, plan, surroundings, workers, "--retry" in asked.flags)
     table = asked_for.table()
     if asked_for.waiting and asked_for.seeds is None:
@@ -73,27 +94,16 @@ def main(arguments: list[str]) -> int:
     return code
 
 
-def surroundings_of(project: Project, logger: str) -> Surroundings:
+def surroundings_of(project: Project, logger: str, trainer: str = "default") -> Surroundings:
     """Folders, trainer and logger settings of this checkout."""
     composer = Composer(project.conf)
     return Surroundings(
         root=project.root,
         runs=project.runs,
         ledger=project.ledger,
-        trainer=composer.setting("trainer", "default"),
+        trainer=composer.setting("trainer", trainer),
         logger=composer.setting("logger", logger),
     )
-
-
-def _submit(asked_for: Wish, plan: Path, surroundings: Surroundings) -> int:
-    from sextant.runs.launch.slurm import launch
-
-    project = asked_for.project
-    cluster = Composer(project.conf).setting("cluster", "default")
-    logs = project.results / "slurm" / "%j"
-    jobs = launch(plan, asked_for.waiting, surroundings, cluster, logs)
-    print(f"submitted {len(jobs)} jobs: {jobs[0]} ... {jobs[-1]}; sextant status follows them")
-    return 0
 
 
 def _carry_out(
@@ -103,11 +113,8 @@ def _carry_out(
 
     waiting = asked_for.waiting
     rows = RowsAsTheyFill(asked_for)
-
-    def expected(spec: RunSpec) -> float | None:
-        return asked_for.plan.expected_seconds([spec])
-
-    progress = Progress(waiting, expected, workers, rows.after)
+    estimator = Estimator(ledger.read(asked_for.project.ledger).values())
+    progress = Progress(waiting, estimator.expected, workers, rows.after)
     outcome = launch(plan, waiting, surroundings, workers, progress, again)
     if outcome.interrupted:
         raise KeyboardInterrupt

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from sextant.errors import UserError
 from sextant.paths import Project, find_project
+from sextant.runs import ledger
+from sextant.runs.launch.cost import Estimator
+from sextant.runs.launch.queue import QueuedJob, read_queue
+from sextant.runs.launch.standing import DONE, MISSING, QUEUED, Standing, Standings
+from sextant.runs.launch.submissions import Submission, job_name, recall
 from sextant.runs.lease import holder
 from sextant.runs.plan import make_plan
 from sextant.runs.store import read_json
-from sextant.tables.definition import find_table, find_tables
+from sextant.tables.definition import TableDefinition, find_table, find_tables, requests
 from sextant.verbs.arguments import read
-from sextant.verbs.plan import summary
-from sextant.verbs.tabling import runs_of, tiers_with_results
+from sextant.verbs.tabling import plan_name, runs_of
 
 USAGE = """usage: sextant status [N] [tier=small]
 
-How many runs of each table are done, failed or missing, and which runs are being carried out now:
-by whom, at which step.
+How many runs of each table are done, running, queued, preempted, lost, failed or missing, from the
+ledger, the run folders and SLURM's queue. With N, also each run that is not done: where it runs, at
+which step and how long it takes yet, why it waits, or the first line of why it failed.
+
+  preempted  stopped at a checkpoint, from which it goes on
+  lost       its job left the queue without a result (--retry failed sends it again)
 
 example: sextant status 12"""
 
@@ -24,29 +37,85 @@ def main(arguments: list[str]) -> int:
     if asked is None:
         return 0
     project = find_project()
+    records = ledger.read(project.ledger).values()
+    submitted = recall(project.slurm)
+    standings = Standings(project.runs, submitted, queue_of(submitted), Estimator(records).expected)
+    known = {(record["task"], record["tier"]) for record in records}
     if asked.words:
         definitions = [find_table(project.root, asked.words[0])]
     else:
         definitions = find_tables(project.root)
+    named = set()
     for definition in definitions:
-        tiers = tiers_with_results(project, definition) or ["small"]
-        for tier in [asked.tier()] if "tier" in asked.options else tiers:
+        tiers = [asked.tier()] if "tier" in asked.options else begun(definition, known, submitted)
+        for tier in tiers:
             runs = runs_of(project, definition, tier)
-            print(
-                summary(
-                    definition.number, tier, make_plan(runs.specs, project.ledger, project.runs)
-                )
-            )
-    for line in running(project):
+            found = standings.of(make_plan(runs.specs, project.ledger, project.runs))
+            print(f"table {definition.number} at tier {tier}: {summary(found)}")
+            if asked.words:
+                for line in details(found):
+                    print(f"  {line}")
+                named |= {standing.spec.run_id for standing in found}
+    for line in running(project, named):
         print(line)
     return 0
 
 
-def running(project: Project) -> list[str]:
-    """One line for each run whose lease is held."""
+def queue_of(submitted: Mapping[str, Submission]) -> Mapping[str, QueuedJob] | None:
+    """SLURM's queue where something was ever sent to it, None where it cannot be asked."""
+    if not submitted:
+        return {}
+    try:
+        return read_queue()
+    except UserError as error:
+        print(f"sextant: what is queued is not known here: {error}", file=sys.stderr)
+        return None
+
+
+def begun(
+    definition: TableDefinition,
+    known: Collection[tuple[str, str]],
+    submitted: Mapping[str, Submission],
+) -> list[str]:
+    """The tiers at which something of a table has ended or was sent, else tier small."""
+    sent = {sent.name for sent in submitted.values()}
+    found = [
+        tier
+        for tier in definition.seeds
+        if any((request.task, tier) in known for request in requests(definition, tier))
+        or any(name.startswith(job_name(plan_name(definition.number, tier))) for name in sent)
+    ]
+    return found or ["small"]
+
+
+def summary(found: Sequence[Standing]) -> str:
+    """`21 runs: 3 running, 18 done`."""
+    counts = Counter(standing.state for standing in found)
+    return f"{len(found)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}"
+
+
+def details(found: Sequence[Standing]) -> list[str]:
+    """One line a run that is not done; runs that wait for the same reason share a line."""
+    lines = []
+    queued: dict[tuple[str, str, str], int] = {}
+    for standing in found:
+        spec = standing.spec
+        if standing.state == QUEUED:
+            reason = standing.note.partition(" waits ")[2]
+            key = (spec.task, spec.method, reason)
+            queued[key] = queued.get(key, 0) + 1
+        elif standing.state not in (DONE, MISSING):
+            lines.append(f"{standing.state:<9} {spec.title}: {standing.note}")
+    for (task, method, reason), count in queued.items():
+        lines.append(f"{QUEUED:<9} {task} {method}: {count} {reason}")
+    return lines
+
+
+def running(project: Project, named: set[str]) -> list[str]:
+    """One line for each run whose lease is held, but for those that are named above."""
     lines = []
     for folder in sorted(project.runs.glob("*/")) if project.runs.is_dir() else []:
-        owner = holder(folder / "lease")
+        owner = None if folder.name in named else holder(folder / "lease")
         if owner is None or not (folder / "spec.json").is_file():
             continue
         spec = read_json(folder / "spec.json")

@@ -9,7 +9,8 @@ from typing import Any
 from sextant.paths import Project
 from sextant.runs import ledger, provenance
 from sextant.runs.compose import Composer
-from sextant.runs.plan import Plan, make_plan
+from sextant.runs.launch.submissions import recall
+from sextant.runs.plan import FAILED, Plan, make_plan
 from sextant.runs.spec import RunSpec
 from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.tables.table import Table, build
@@ -22,6 +23,11 @@ class TableRuns:
 
     specs: tuple[RunSpec, ...]
     cells: Mapping[tuple[str, str], list[str]]
+
+
+def plan_name(number: int, tier: str) -> str:
+    """What the frozen plans of a table at a tier begin with."""
+    return f"table-{number:02d}.{tier}"
 
 
 def runs_of(
@@ -58,7 +64,10 @@ class Wish:
 
 
 def wish(project: Project, asked: Arguments) -> Wish:
-    """What `N tier=... seeds=... rows=... columns=... --retry` asks for."""
+    """What `N tier=... seeds=... rows=... columns=... --retry` asks for.
+
+    `--retry failed` asks for failed runs alone, those whose job ended without a word included.
+    """
     definition = find_table(project.root, asked.words[0])
     tier, seeds = asked.tier(), asked.seeds()
     rows = asked.names("rows", [row.key for row in definition.rows])
@@ -67,8 +76,15 @@ def wish(project: Project, asked: Arguments) -> Wish:
     cells = [ids for (row, column), ids in runs.cells.items() if row in rows and column in columns]
     chosen = {run_id for ids in cells for run_id in ids}
     plan = make_plan(runs.specs, project.ledger, project.runs)
-    missing = plan.to_run("--retry" in asked.flags)
-    wanted = {m.run_id for spec in missing if spec.run_id in chosen for m in spec.lineage()}
+    missing = plan.to_run(bool(asked.retry()))
+    asking = missing
+    if asked.retry() == "alone":
+        sent = recall(project.slurm)
+        asking = plan.specs  # a failed parent is asked for by children that never began
+        missing = [
+            spec for spec in missing if plan.states[spec.run_id] == FAILED or spec.run_id in sent
+        ]
+    wanted = {m.run_id for spec in asking if spec.run_id in chosen for m in spec.lineage()}
     waiting = [spec for spec in missing if spec.run_id in wanted]
     return Wish(project, definition, tier, seeds, runs, plan, waiting)
 

@@ -1,63 +1,98 @@
-"""Hands a frozen plan to SLURM: one array job a generation, children after their parents."""
+"""Hands a frozen plan to SLURM as array jobs, children after their parents, and returns at once.
+
+The arrays go through submitit, the library that Hydra's submitit launcher is made of: the same
+sbatch scripts and pickled calls, but with the settings of a plan that was resolved before, where
+Hydra would compose them anew on the node.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.runs.launch.cluster import Cluster
+from sextant.runs.launch.job import carry_out_in_job
+from sextant.runs.launch.submissions import job_name, remember
 from sextant.runs.spec import RunSpec
 from sextant.runs.surroundings import Surroundings
-from sextant.runs.worker import carry_out
+
+LONGEST_ARRAY = 1000  # SLURM's own MaxArraySize is 1001 where a site does not change it
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run asks of its node; runs that ask for the same share an array."""
+
+    minutes: int
+    needs_gpu: bool
+    nodes: int = 1
+    processes_per_node: int = 1
+
+
+def check_sbatch() -> None:
+    """Raises a UserError where there is no sbatch to submit with."""
+    if shutil.which("sbatch") is None:
+        raise UserError(
+            "where=slurm needs the command sbatch, which is not on this machine; "
+            "use where=local, or call this on the cluster's login node"
+        )
 
 
 def launch(
     plan: Path,
     specs: Sequence[RunSpec],
     surroundings: Surroundings,
-    cluster: Mapping[str, Any],
+    cluster: Cluster,
     folder: Path,
-    executor_name: str = "slurm",
-) -> list[str]:
-    """Submits the plan and returns the job ids at once.
+    queued: Mapping[str, str] | None = None,
+    again: Collection[str] = (),
+) -> dict[str, str]:
+    """Submits the plan's runs, one array for those that ask for the same and wait for the same.
 
     Args:
-        cluster: submitit's parameters for one run (partition, timeout_min, mem_gb, ...).
-        folder: where the jobs keep their logs.
-        executor_name: submitit's executor; `local` runs the jobs as processes (for tests).
+        specs: the runs of the plan.
+        folder: where the arrays are remembered and the jobs keep their logs.
+        queued: the jobs, by run id, of runs that are in the queue already; runs that start from
+            them wait for them.
+        again: ids of failed runs to try again.
+
+    Returns:
+        The job of each run that was submitted, by run id.
 
     Raises:
-        UserError: where there is no sbatch to submit with.
+        UserError: where there is no sbatch, or it refuses.
     """
-    if executor_name == "slurm" and shutil.which("sbatch") is None:
-        raise UserError(
-            "where=slurm needs the command sbatch, which is not on this machine; "
-            "use where=local, or call this on the cluster's login node"
-        )
+    check_sbatch()
+    name = job_name(plan.stem)
+    jobs = dict(queued or {})
+    sent: dict[str, str] = {}
+    for generation in generations(specs):
+        for resources, parents, indices in groups(specs, generation, cluster, jobs, surroundings):
+            wanted = parameters(name, resources, parents, cluster)
+            calls = [(plan, i, surroundings, specs[i].run_id in again) for i in indices]
+            ids = _submit(folder / plan.stem, wanted, calls)
+            array = {specs[index].run_id: job for index, job in zip(indices, ids, strict=True)}
+            remember(folder, name, folder / plan.stem, array)
+            jobs |= array
+            sent |= array
+    return sent
+
+
+def _submit(logs: Path, wanted: Mapping[str, Any], calls: Sequence[tuple[Any, ...]]) -> list[str]:
     import submitit
 
-    jobs: list[str] = []
-    before: list[str] = []
-    for generation in generations(specs):
-        executor = submitit.AutoExecutor(folder=folder, cluster=executor_name)
-        parameters = {**cluster, "name": f"sextant-{plan.stem}"}
-        if before and executor_name == "slurm":
-            dependency = {"dependency": f"afterok:{':'.join(before)}"}
-            parameters["slurm_additional_parameters"] = dependency
-        if executor_name != "slurm":
-            parameters = {"timeout_min": cluster.get("timeout_min", 10)}
-        executor.update_parameters(**parameters)
-        submitted = executor.map_array(
-            _carry_out, [plan] * len(generation), generation, [surroundings] * len(generation)
-        )
-        if executor_name != "slurm":
-            for job in submitted:
-                job.wait()
-        before = sorted({job.job_id.split("_")[0] for job in submitted})
-        jobs.extend(job.job_id for job in submitted)
-    return jobs
+    executor = submitit.AutoExecutor(folder=logs, cluster="slurm")
+    executor.update_parameters(**wanted)
+    try:
+        submitted = executor.map_array(carry_out_in_job, *zip(*calls, strict=True))
+    except submitit.core.utils.FailedJobError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"sbatch refuses: {reason}") from None
+    return [job.job_id for job in submitted]
 
 
 def generations(specs: Sequence[RunSpec]) -> list[list[int]]:
@@ -78,9 +113,59 @@ def generations(specs: Sequence[RunSpec]) -> list[list[int]]:
     ]
 
 
-def _carry_out(plan: Path, index: int, surroundings: Surroundings) -> str:
-    """One element of the array; a refusal or an interruption fails the job, visibly."""
-    kind, *content = carry_out(plan, index, surroundings)
-    if kind != "ended":
-        raise UserError(content[0] if content else "the run was interrupted and can be resumed")
-    return content[0]["run_id"]
+def groups(
+    specs: Sequence[RunSpec],
+    indices: Iterable[int],
+    cluster: Cluster,
+    jobs: Mapping[str, str],
+    surroundings: Surroundings,
+) -> list[tuple[Resources, tuple[str, ...], list[int]]]:
+    """Indices that may share an array, with what they ask for and the jobs they wait for.
+
+    A run waits for its own parents alone, so one parent that fails or is late holds up nobody
+    else's children.
+    """
+    found: dict[tuple[Resources, tuple[str, ...]], list[int]] = {}
+    nodes = surroundings.nodes
+    for index in indices:
+        spec = specs[index]
+        parents = {jobs[p.run_id] for p in spec.parents.values() if p.run_id in jobs}
+        resources = Resources(
+            cluster.minutes_of(spec), spec.needs_gpu, nodes, surroundings.processes // nodes
+        )
+        found.setdefault((resources, tuple(sorted(parents))), []).append(index)
+    return [
+        (*key, together[first : first + LONGEST_ARRAY])
+        for key, together in found.items()
+        for first in range(0, len(together), LONGEST_ARRAY)
+    ]
+
+
+def parameters(
+    name: str, resources: Resources, parents: Sequence[str], cluster: Cluster
+) -> dict[str, Any]:
+    """submitit's parameters for one array."""
+    wanted: dict[str, Any] = {
+        "name": name,
+        "timeout_min": resources.minutes,
+        "cpus_per_task": cluster.cpus,
+        "mem_gb": cluster.memory_gb * resources.processes_per_node,
+        "slurm_array_parallelism": cluster.runs_at_once,
+        "slurm_signal_delay_s": cluster.notice_seconds,
+        "slurm_setup": list(cluster.setup),
+    }
+    if resources.needs_gpu and cluster.gpus:
+        wanted["gpus_per_node"] = cluster.gpus * resources.processes_per_node
+    if resources.nodes * resources.processes_per_node > 1:
+        wanted |= {"nodes": resources.nodes, "tasks_per_node": resources.processes_per_node}
+        # Where one process dies the others would wait for it until their time is up.
+        wanted["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+    for option in ("partition", "account", "qos", "constraint"):
+        if getattr(cluster, option) is not None:
+            wanted[f"slurm_{option}"] = getattr(cluster, option)
+    options = {"requeue": True, **cluster.options}
+    if parents:
+        # An orphan would wait for ever: it leaves the queue when its parent fails.
+        options |= {"dependency": f"afterok:{':'.join(parents)}", "kill-on-invalid-dep": "yes"}
+    wanted["slurm_additional_parameters"] = options
+    return wanted

@@ -1,0 +1,61 @@
+"""Who is logged in to which W&B server, and what it refuses, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sextant.errors import UserError
+
+
+def login() -> tuple[str, bool]:
+    """The W&B server in use, and whether a key for it is known here; never asks for one.
+
+    Raises:
+        UserError: where the key that is known cannot be one.
+    """
+    import wandb
+    from wandb.sdk.lib import wbauth
+
+    server = wandb.setup().settings.base_url
+    try:
+        return server, wbauth.authenticate_session(
+            host=server, source="sextant", prompt=False
+        ) is not None
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(f"the W&B key for {server} is not one: {first_line(error)}") from None
+
+
+def require_login(purpose: str) -> str:
+    """The W&B server in use, which somebody must be logged in to.
+
+    Args:
+        purpose: what cannot be done otherwise, for the sentence that says so.
+
+    Raises:
+        UserError: nobody is logged in to it.
+    """
+    server, known = login()
+    if not known:
+        raise UserError(
+            f"cannot {purpose}: nobody is logged in to {server}; call `wandb login`, or set "
+            "WANDB_API_KEY (and WANDB_BASE_URL for a server of your own)"
+        )
+    return server
+
+
+@contextmanager
+def refusals(sentence: str) -> Iterator[None]:
+    """Turns what a server refuses, or its silence, into `sentence` and the reason."""
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    try:
+        yield
+    except (wandb.errors.CommError, wandb.errors.AuthenticationError, WandbApiFailedError) as error:
+        raise UserError(f"{sentence}: {first_line(error)}") from None
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, without what follows its first line."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,69 @@
+"""sextant ledger import wandb://entity/project: rebuilds the ledger from W&B."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from sextant.errors import UserError, unknown
+from sextant.paths import find_project
+from sextant.runs.importing import import_lines
+from sextant.runs.mirror import LINE
+from sextant.runs.wandb_account import refusals, require_login
+from sextant.verbs.arguments import read
+
+USAGE = """usage: sextant ledger import wandb://ENTITY/PROJECT
+
+Adds to results/ledger every run that the W&B project has and the ledger lacks. Nothing is taken on
+trust: a run comes only if its settings give the id it is kept under. A line that is here stays,
+unless it says that the run failed and W&B says that it was done.
+
+example: sextant ledger import wandb://my-team/sextant"""
+SOURCE = re.compile(r"wandb://([\w.-]+)/([\w.-]+)")
+
+
+def main(arguments: list[str]) -> int:
+    asked = read(arguments, USAGE, ["import", "wandb://ENTITY/PROJECT"], ())
+    if asked is None:
+        return 0
+    action, source = asked.words
+    if action != "import":
+        raise unknown("ledger command", action, ["import"])
+    place = SOURCE.fullmatch(source)
+    if place is None:
+        raise UserError(f"the source must look like wandb://ENTITY/PROJECT, not {source!r}")
+    project = find_project()
+    os.environ.setdefault("WANDB_DIR", str(project.results))  # its logs, else in the checkout
+    outcome = import_lines(lines_of(place[1], place[2]), project.ledger)
+    print(f"{len(outcome.came)} runs came, {len(outcome.here)} were here already")
+    for name, why in outcome.kept:
+        print(f"  {name} {why}; the local line stays")
+    reasons = Counter(why for _, why in outcome.refused)
+    for why, count in reasons.most_common():
+        names = [name for name, reason in outcome.refused if reason == why]
+        more = f" and {count - 5} more" if count > 5 else ""
+        print(f"  refused {count}: {why} ({', '.join(names[:5])}{more})")
+    if outcome.came:
+        print("`sextant table all` refills the tables from it")
+    return 0
+
+
+def lines_of(entity: str, project: str) -> Iterator[tuple[str, str | None]]:
+    """Every run of a W&B project: its id and the ledger line in its summary."""
+    require_login("read a project")
+    import wandb
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with refusals(f"W&B has no project {entity}/{project} for you"):
+        runs = wandb.Api().runs(f"{entity}/{project}", lazy=False)
+        try:
+            total = len(runs)
+        except ValueError as error:
+            raise UserError(f"W&B has no project {entity}/{project} for you: {error}") from None
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for run in progress.track(runs, total=total, description="runs"):
+            line = run.summary_metrics.get(LINE)
+            yield run.id, line if isinstance(line, str) else None
