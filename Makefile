@@ -49,8 +49,8 @@ report: $(VENV)/.complete ## write results/report/index.html: every table, its c
 test: $(VENV)/.complete ## the fast test suite
 	@$(VENV)/bin/python -m pytest -n 2 -m "not slow and not gpu and not slurm and not browser"
 
-test-slurm: $(VENV)/.complete ## the tests on a one-machine SLURM (needs slurm-wlm and munge)
-	@$(VENV)/bin/python -m pytest -m slurm -rs
+test-slurm: $(VENV)/.complete ## the quicker tests on a one-machine SLURM (needs slurm-wlm and munge)
+	@$(VENV)/bin/python -m pytest -m "slurm and not slow" -rs
 
 test-browser: $(VENV)/.complete ## the report in a headless browser (needs chromium)
 	@$(VENV)/bin/python -m pytest -m browser -rs

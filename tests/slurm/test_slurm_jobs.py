@@ -55,8 +55,11 @@ def stop_by_preemption(launched, job):
 
 @pytest.mark.parametrize(
     "stop",
-    [stop_by_signal("USR2"), stop_by_signal("TERM"), stop_by_preemption],
-    ids=["scancel-usr2", "scancel-term", "preempted"],
+    [
+        pytest.param(stop_by_signal("USR2"), id="scancel-usr2", marks=pytest.mark.slow),
+        pytest.param(stop_by_signal("TERM"), id="scancel-term", marks=pytest.mark.slow),
+        pytest.param(stop_by_preemption, id="preempted"),
+    ],
 )
 def test_a_run_that_is_told_to_leave_comes_back_and_ends_as_if_undisturbed(
     cluster, surroundings, tmp_path, stop
@@ -81,6 +84,7 @@ def test_a_run_that_is_told_to_leave_comes_back_and_ends_as_if_undisturbed(
     assert launched.standing(spec)[0] == "done"
 
 
+@pytest.mark.slow
 def test_a_run_longer_than_its_time_goes_on_in_the_next(cluster, surroundings, tmp_path):
     # SLURM looks at the clock twice a minute: the notice comes half a minute or so after the start.
     spec = line_spec(steps=1000, seconds=0.05, time_limit=600)
@@ -91,6 +95,7 @@ def test_a_run_longer_than_its_time_goes_on_in_the_next(cluster, surroundings, t
     assert_as_undisturbed(launched, spec, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_stays_cancelled_and_can_be_resumed(cluster, surroundings, tmp_path):
     spec = line_spec(steps=200, seconds=0.05)
     launched = Launched(tmp_path, surroundings, [spec])
@@ -198,6 +203,7 @@ def test_lines_of_a_setup_that_fail_are_what_status_shows(cluster, surroundings,
     assert "module: command not found" in note
 
 
+@pytest.mark.slow
 def test_two_processes_stop_after_the_same_step_and_resume(cluster, surroundings, tmp_path):
     spec = shared_spec(steps=300, seconds=0.05)
     shared = replace(surroundings, trainer=TRAINER)
