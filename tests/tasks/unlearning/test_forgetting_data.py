@@ -11,6 +11,7 @@ from sextant import data
 from sextant.contracts import Streams
 from tasks.unlearning.data import PARTS, CifarForgetting
 from tasks.unlearning.pictures import of_each_class, smaller
+from tasks.unlearning.shadow_models import SharedForgetting
 
 EACH = {"train": 20, "test": 4}  # pictures of each of the ten classes
 
@@ -176,3 +177,18 @@ def test_unknown_part_and_rows_of_each_class(pictures):
     labels = torch.tensor([1, 0, 1, 0, 0, 1])
     assert of_each_class(labels, 1, 2).tolist() == [2, 3, 4, 5]
     assert of_each_class(labels, 2, None).tolist() == [4, 5]
+
+
+def test_shadow_models_forget_the_same_pictures_and_learn_in_orders_of_their_own(pictures):
+    modules = []
+    for seed in (1, 2):
+        modules.append(
+            SharedForgetting(
+                batch_size=8, steps=5, validation_each=5, side=8, forgotten_share=0.2, chosen_by=4
+            )
+        )
+        modules[-1].begin(Streams(seed), {})
+    first, second = modules
+    assert numbers(first, "forgotten") == numbers(second, "forgotten")
+    assert numbers(first, "forgotten") == numbers(begun(4, forgotten_share=0.2), "forgotten")
+    assert not torch.equal(first.draw_batch(0)[0], second.draw_batch(0)[0])
