@@ -114,6 +114,21 @@ def test_broken_configs_get_one_sentence(conf, files, sentence):
         conf(**files).spec("t", "m", "small", 0)
 
 
+def test_a_mapping_over_a_reference_changes_what_it_names_for_that_method_alone(conf):
+    composer = conf(
+        **{
+            "task/t": "version: 1\ninversion: {images: '${budget.images}', jitter: 0}",
+            "method/m": "inversion: ${task.inversion}",
+            "method/plain": "defaults: ['/method/m@_here_', _self_]\ninversion: {weight: 0}",
+            "tuned/t/plain": "# @package _global_\nmethod: {inversion: {jitter: 2}}",
+            "budget/t/small": "images: 9",
+        }
+    )
+    settings = composer.spec("t", "plain", "small", 0).settings
+    assert settings["method"]["inversion"] == {"images": 9, "jitter": 2, "weight": 0}
+    assert settings["task"]["inversion"] == {"images": 9, "jitter": 0}
+
+
 def test_tuned_values_and_budgets_come_after_the_method(conf):
     composer = conf(
         **{

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -176,13 +177,26 @@ def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: st
     )
 
 
+@dataclass(frozen=True)
+class Overlaid:
+    """A mapping over the one that a reference names, known once the reference is resolved."""
+
+    reference: str
+    over: dict[str, Any]
+
+
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, everything else is replaced."""
+    """Mappings merge key by key, also over a reference to one; everything else is replaced."""
     merged = dict(under)
     for key, value in over.items():
         below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(below, value) if both else value
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = merge(below, value)
+        elif isinstance(value, Mapping) and isinstance(below, Overlaid):
+            value = Overlaid(below.reference, merge(below.over, value))
+        elif isinstance(value, Mapping) and isinstance(below, str) and REFERENCE.match(below):
+            value = Overlaid(below, dict(value))
+        merged[key] = value
     return merged
 
 
@@ -208,6 +222,9 @@ def resolve(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         return walk(value, (*asked, path))
 
     def walk(value: Any, asked: tuple[str, ...]) -> Any:
+        if isinstance(value, Overlaid):
+            below, over = walk(value.reference, asked), walk(value.over, asked)
+            return merge(below, over) if isinstance(below, Mapping) else over
         if isinstance(value, Mapping):
             return {key: walk(item, asked) for key, item in value.items()}
         if isinstance(value, list):

@@ -111,7 +111,8 @@ def test_one_cycle_is_torchs(steps, warmup):
 
 @pytest.mark.parametrize("schedule", ["group", "skyformer"])
 def test_a_plain_loop_trains_alike(schedule):
-    module, plain = (build(schedule=schedule, learning_rate=0.1) for _ in range(2))
+    # In float64, since Adam blows rounding up where a gradient is nearly 0.
+    module, plain = (build(schedule=schedule, learning_rate=0.1).double() for _ in range(2))
     fit(module)
     data = Sequences()
     plain.begin(STREAMS, {}, data)
@@ -130,7 +131,7 @@ def test_a_plain_loop_trains_alike(schedule):
             optimizer.param_groups[0].update(lr=0.1 * factor, betas=(first, 0.999))
         optimizer.step()
     for own, other in zip(module.network.parameters(), weights, strict=True):
-        torch.testing.assert_close(own, other, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(own, other, rtol=1e-6, atol=1e-8)
 
 
 @pytest.mark.parametrize(("schedule", "largest"), [("group", "norm"), ("skyformer", "entry")])
