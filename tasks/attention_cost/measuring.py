@@ -17,6 +17,8 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 QUICK_SECONDS = 0.1
 """A call this short depends on what the caches hold: one that is not timed goes before it."""
+LEAST_CALLS = 3
+"""So many timed calls have a median that one disturbed call does not move far."""
 
 
 def clock(device: str) -> float:
@@ -39,26 +41,35 @@ def times(
 ) -> dict[str, list[float]]:
     """Seconds of every timed call, by name; the calls take turns, so that load meets them alike.
 
-    A call leaves when it was timed for `seconds` in all, or `most` times. The first time counts
-    only where it fills the seconds alone; a call shorter than `QUICK_SECONDS` is made once more
-    before each that counts.
+    The first time never counts, however long it takes: it touches fresh memory page by page and
+    finds nothing in the caches. A call leaves when it was timed for `seconds` in all, but
+    `LEAST_CALLS` times at least, or `most` times; one shorter than `QUICK_SECONDS` is made once
+    more before each that counts.
 
     Args:
         calls: what is timed.
         device: "cpu" or "cuda".
         seconds: enough for one call, above 0.
-        most: times that are enough, at least 1.
+        most: times that are enough, at least `LEAST_CALLS`.
+
+    Raises:
+        ValueError: for fewer times.
     """
+    if most < LEAST_CALLS:
+        raise ValueError(f"most must be at least {LEAST_CALLS}, got {most}")
 
     def timed(call: Call) -> float:
         start = clock(device)
         call()
         return clock(device) - start
 
-    first = {name: timed(call) for name, call in calls.items()}
-    found = {name: [spent] if spent >= seconds else [] for name, spent in first.items()}
-    latest = dict(first)
-    while waiting := [n for n in calls if sum(found[n]) < seconds and len(found[n]) < most]:
+    def waits(name: str) -> bool:
+        count = len(found[name])
+        return count < LEAST_CALLS or (count < most and sum(found[name]) < seconds)
+
+    latest = {name: timed(call) for name, call in calls.items()}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    while waiting := [name for name in calls if waits(name)]:
         for name in waiting:
             if latest[name] < QUICK_SECONDS:
                 calls[name]()

@@ -44,7 +44,7 @@ class AttentionCostExam:
     Args:
         device: "cpu" or "cuda".
         seconds: timed seconds that are enough for a length, above 0.
-        calls: timed calls that are enough for a length.
+        calls: timed calls that are enough for a length; see `measuring.times` for the fewest.
         slope_from: the shortest N of the slope.
 
     Raises:
@@ -61,9 +61,10 @@ class AttentionCostExam:
             raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
         if not seconds > 0:
             raise ValueError(f"seconds must be positive, got {seconds}")
-        for name, count in {"calls": calls, "slope_from": slope_from}.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        least = {"calls": (calls, measuring.LEAST_CALLS), "slope_from": (slope_from, 1)}
+        for name, (count, fewest) in least.items():
+            if count < fewest:
+                raise ValueError(f"{name} must be at least {fewest}, got {count}")
         self.device, self.seconds, self.calls = device, seconds, calls
         self.slope_from = slope_from
 

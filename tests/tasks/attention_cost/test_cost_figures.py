@@ -1,4 +1,4 @@
-"""The cost figure is a pure function of saved arrays."""
+"""The figures of costs are pure functions of saved arrays."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.alignment.drawing import INK
-from tasks.attention_cost.figures import SOFTMAX, apart, cost_figure, styles, tokens
+from tasks.attention_cost.figures import (
+    SOFTMAX,
+    Crossover,
+    apart,
+    cost_figure,
+    crossover,
+    crossover_figure,
+    styles,
+    tokens,
+)
 
 LENGTHS = np.array([256.0, 512.0, 1024.0, 2048.0])
 
@@ -23,7 +32,7 @@ def share(picture, colour):
 
 def run(method="luna", seed=0, power=1.0, lengths=LENGTHS, **changes):
     arrays = {"lengths": lengths, "milliseconds": 0.01 * lengths**power}
-    arrays |= {"peak_megabytes": 0.002 * lengths**power}
+    arrays |= {"peak_megabytes": 0.002 * lengths**power, "softmax_milliseconds": lengths**2 / 1e5}
     found = {"task": "t", "task_label": "t", "method": f"cost/{method}", "method_label": method}
     return found | {"seed": seed, "arrays": arrays, "scores": {}} | changes
 
@@ -67,6 +76,37 @@ def test_runs_without_the_arrays_are_refused(tmp_path):
     for runs in ([], [run(arrays={"lengths": LENGTHS})]):
         with pytest.raises(ValueError, match="peak_megabytes"):
             cost_figure(runs, tmp_path / "x.png")
+
+
+def times_softmax(*ratios):
+    arrays = {"lengths": LENGTHS, "milliseconds": np.ones(4)}
+    return run(arrays=arrays | {"softmax_milliseconds": np.array(ratios)})
+
+
+def test_a_crossover_is_a_length_or_says_what_was_measured():
+    # 0.01 N and N^2 / 100,000 meet at 1,000.
+    assert crossover(run()) == (0, pytest.approx(1000), "1,000")
+    assert crossover(times_softmax(1.0, 2.0, 3.0, 4.0)) == (-1, 256, "faster at every length")
+    never = (1, 2048, "slower at every length up to 2,048")
+    assert crossover(times_softmax(0.1, 0.2, 0.5, 0.9)) == never
+    assert crossover(times_softmax(0.5, 2.0, 3.0, 0.9)) == (1, 2048, "slower again at 2,048")
+
+
+def test_crossovers_are_ordered_by_length_and_what_lies_outside_comes_first_or_last():
+    places = [Crossover(1, 256, ""), Crossover(0, 9, ""), Crossover(-1, 512, ""), (0, 3, "")]
+    assert [place[:2] for place in sorted(places)] == [(-1, 512), (0, 3), (0, 9), (1, 256)]
+
+
+def test_the_crossover_figure_leaves_softmax_out_and_shows_every_other_line(tmp_path):
+    runs = [run(), run("dense", power=2.0), run("early", power=0.5, lengths=LENGTHS[:3])]
+    picture = crossover_figure(runs, tmp_path / "one.png").read_bytes()
+    with_softmax = [run("softmax", power=2.0), *runs, run("dense", seed=3)]
+    assert crossover_figure(with_softmax, tmp_path / "two.png").read_bytes() == picture
+    assert read(crossover_figure(runs, tmp_path / "three.png")).shape[1] == 1400
+    fewer = read(crossover_figure(runs[:2], tmp_path / "four.png"))
+    assert fewer.shape[0] < read(tmp_path / "one.png").shape[0]
+    with pytest.raises(ValueError, match="softmax_milliseconds"):
+        crossover_figure([run("softmax")], tmp_path / "none.png")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.floats(0.01, 0.2))

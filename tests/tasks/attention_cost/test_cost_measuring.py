@@ -87,17 +87,31 @@ def test_calls_take_turns_and_quick_ones_are_warmed_up(monkeypatch):
     clock = Clock(monkeypatch)
     calls = {"quick": clock.call("quick", 0.01), "slow": clock.call("slow", 0.3)}
     found = times(calls, "cpu", seconds=0.5, most=3)
-    assert found == {"quick": pytest.approx([0.01] * 3), "slow": pytest.approx([0.3] * 2)}
+    assert found == {"quick": pytest.approx([0.01] * 3), "slow": pytest.approx([0.3] * 3)}
     turn = ["quick", "quick", "slow"]
-    assert clock.log == ["quick", "slow", *turn, *turn, "quick", "quick"]
+    assert clock.log == ["quick", "slow", *turn, *turn, *turn]
 
 
-def test_a_first_call_counts_only_where_it_is_long(monkeypatch):
+def test_a_call_leaves_when_its_seconds_or_its_times_are_full(monkeypatch):
     clock = Clock(monkeypatch)
-    long = times({"long": clock.call("long", 2.0, 1.0)}, "cpu", seconds=1.5, most=5)
-    assert long == {"long": pytest.approx([2.0])}
-    cold = times({"cold": clock.call("cold", 1.0, 0.4)}, "cpu", seconds=1.5, most=2)
-    assert cold == {"cold": pytest.approx([0.4, 0.4])}
+    calls = {"short": clock.call("short", 0.2), "long": clock.call("long", 0.45)}
+    found = times(calls, "cpu", seconds=1.5, most=5)
+    assert {name: len(spent) for name, spent in found.items()} == {"short": 5, "long": 4}
+    assert clock.log == ["short", "long"] * 5 + ["short"]
+
+
+def test_a_first_call_never_counts_and_three_others_do(monkeypatch):
+    clock = Clock(monkeypatch)
+    # The cold first call alone is longer than all seconds that are asked for.
+    calls = {"own": clock.call("own", 9.0, 1.0), "other": clock.call("other", 5.0, 2.0)}
+    found = times(calls, "cpu", seconds=0.5, most=15)
+    assert found == {"own": pytest.approx([1.0] * 3), "other": pytest.approx([2.0] * 3)}
+    assert clock.log == ["own", "other"] * 4
+
+
+def test_too_few_times_are_refused():
+    with pytest.raises(ValueError, match="most must be at least 3, got 2"):
+        times({"call": lambda: None}, "cpu", seconds=1.0, most=2)
 
 
 def test_the_processor_time_of_a_sleep_is_small():
