@@ -51,7 +51,9 @@ class FeatureMap(nn.Module):
         bias: whether there is a b. It starts at 0, uniform in [0, 2 pi) for `cosine`.
         output_bias: what the last biases of the channel functions start at; None draws them.
         functions: learned, or the fixed `cosine_sine`, `cosine` or `exponential`.
-        orthogonal: draws w in blocks of d orthogonal rows, each as long as a Gaussian one.
+        orthogonal: draws w in blocks of d orthogonal rows, each as long as a Gaussian one. The
+            factors are as LAPACK leaves them, whose rows lean to one sign: a start to learn from,
+            not a draw to estimate a kernel with, for which `special_cases` draws its own.
         scale: standard deviation of w's entries; None is d^(-1/2), as in the paper's code.
         input_scale: multiplies x first; d^(-1/4) for features of exp(q . k / sqrt(d)).
 

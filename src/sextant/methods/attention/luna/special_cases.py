@@ -2,7 +2,61 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
+
 from sextant.methods.attention.luna.attention import LunaAttention
+from sextant.methods.attention.performer import orthogonal_gaussian
+
+
+class RandomFeatures(LunaAttention):
+    """LUNA's template with projections that stay as they were drawn, and no bias.
+
+    Random features as in Rahimi and Recht (2007) and arXiv 2009.14794. Every row of w is Gaussian,
+    so that features estimate their kernel without bias, orthogonal blocks included: those of
+    `FeatureMap` itself lean to one sign. Time and memory are those of `LunaAttention`.
+
+    Args:
+        heads, head_dimension, length, features: as `LunaAttention`.
+        orthogonal: draws w in blocks of d orthogonal rows (`orthogonal_gaussian`).
+        settings: of the template.
+
+    Raises:
+        ValueError: as `LunaAttention`.
+    """
+
+    def __init__(
+        self,
+        heads: int | None = None,
+        head_dimension: int = 32,
+        length: int | None = None,
+        features: int = 128,
+        orthogonal: bool = True,
+        **settings: Any,
+    ) -> None:
+        super().__init__(
+            heads,
+            head_dimension,
+            length,
+            features,
+            learn_projection=False,
+            bias=False,
+            **settings,
+        )
+        self.orthogonal = orthogonal
+        self._draw_blocks()
+
+    def reset_parameters(self) -> None:
+        """Draws the projections anew from torch's global generator."""
+        super().reset_parameters()
+        self._draw_blocks()
+
+    @torch.no_grad()
+    def _draw_blocks(self) -> None:
+        if self.orthogonal:
+            projection = self.feature_map.projection
+            projection.copy_(self.feature_map.scale * orthogonal_gaussian(*projection.shape))
 
 
 def random_fourier(
@@ -28,15 +82,13 @@ def random_fourier(
     """
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
-    return LunaAttention(
+    return RandomFeatures(
         heads,
         head_dimension,
         length,
         features,
+        orthogonal,
         functions="cosine_sine",
-        learn_projection=False,
-        bias=False,
-        orthogonal=orthogonal,
         scale=1 / sigma,
     )
 
@@ -60,16 +112,14 @@ def positive_random(
     Raises:
         ValueError: as `LunaAttention`.
     """
-    return LunaAttention(
+    return RandomFeatures(
         heads,
         head_dimension,
         length,
         features,
+        orthogonal,
         functions="exponential",
         envelope="expnorm",
-        learn_projection=False,
-        bias=False,
-        orthogonal=orthogonal,
         scale=1.0,
         input_scale=head_dimension**-0.25,
     )
