@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -67,6 +69,36 @@ def test_a_site_keeps_its_own_clusters_out_of_git(tmp_path):
     assert read_cluster(tmp_path, "nights").minutes == 600
     with pytest.raises(UserError, match="unknown cluster 'night'; did you mean 'nights'"):
         read_cluster(tmp_path, "night")
+
+
+def test_a_mistake_in_a_sites_own_values_names_their_file(tmp_path):
+    (tmp_path / "local").mkdir()
+    shutil.copytree(ROOT / "conf" / "cluster", tmp_path / "cluster")
+
+    def refused(cluster: str, name: str = "default") -> str:
+        own = tmp_path / "local" / "default.yaml"
+        own.write_text(f"# @package _global_\ncluster: {cluster}\n")
+        with pytest.raises(UserError) as problem:
+            read_cluster(tmp_path, name)
+        return str(problem.value)
+
+    known = "unknown key in conf/local/default.yaml 'slurm_partition'; did you mean 'partition'?"
+    assert known in refused("{slurm_partition: gpu}")
+    assert refused("{minutes: 2h}", "gpu_node") == (
+        "conf/local/default.yaml: minutes must be a whole number of at least 1, not '2h'"
+    )
+    assert "conf/local/default.yaml: cluster must be a mapping" in refused("gpu")
+    (tmp_path / "cluster" / "default.yaml").write_text("minutes: 1h\n")
+    assert refused("{partition: gpu}").startswith("conf/cluster/default.yaml: minutes must be")
+
+
+def test_the_example_of_a_sites_own_values_in_the_page_is_read(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "REPRODUCE.md").read_text(), re.DOTALL)
+    shutil.copytree(ROOT / "conf" / "cluster", tmp_path / "cluster")
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "default.yaml").write_text(block)
+    found = read_cluster(tmp_path, "default")
+    assert (found.partition, found.account) == ("gpu", "lab")
 
 
 def test_generations_put_children_after_parents(family):

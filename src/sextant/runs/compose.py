@@ -117,6 +117,10 @@ class Composer:
         merged = merge(self._option(group, name), self._option("local", "default"))
         return merged[group]
 
+    def local(self, group: str) -> Any:
+        """What conf/local/default.yaml says of a group; an empty mapping where it says nothing."""
+        return self._option("local", "default").get(group) or {}
+
     def _read_file(self, name: str) -> dict[str, Any]:
         path = self.conf / f"{name}.yaml"
         try:

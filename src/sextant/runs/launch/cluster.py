@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from sextant.runs.spec import RunSpec
 
 BEYOND_TRAINING = 30  # minutes to fetch data, to begin and to be examined, over the time limit
 TEXTS = ("partition", "account", "qos", "constraint")
+LOCAL = "conf/local/default.yaml"
 
 
 @dataclass(frozen=True)
@@ -68,18 +69,29 @@ def read_cluster(conf: Path, name: str) -> Cluster:
         raise unknown(
             "cluster", name, composer.options("cluster") + composer.options("local/cluster")
         )
-    return checked(composer.setting(group, name), f"conf/{group}/{name}.yaml")
+    own = composer.local(group)
+    if not isinstance(own, Mapping):
+        raise UserError(
+            f"{LOCAL}: cluster must be a mapping such as {{partition: gpu}}, not {own!r}"
+        )
+    return checked(composer.setting(group, name), f"conf/{group}/{name}.yaml", own)
 
 
-def checked(settings: Mapping[str, Any], where: str) -> Cluster:
-    """The cluster that settings describe; `where` names their file in what is said of a mistake."""
+def checked(settings: Mapping[str, Any], where: str, local: Collection[str] = ()) -> Cluster:
+    """The cluster that settings describe.
+
+    Args:
+        where: their file, named in what is said of a mistake.
+        local: the keys that stand in conf/local/default.yaml instead.
+    """
     names = [entry.name for entry in fields(Cluster)]
     for key, value in settings.items():
+        file = LOCAL if key in local else where
         if key not in names:
-            raise unknown(f"key in {where}", key, names)
+            raise unknown(f"key in {file}", key, names)
         wanted = _wanted(key, value)
         if wanted:
-            raise UserError(f"{where}: {key} must be {wanted}, not {value!r}")
+            raise UserError(f"{file}: {key} must be {wanted}, not {value!r}")
     settings = dict(settings)
     settings["setup"] = tuple(settings.get("setup") or ())
     settings["options"] = dict(settings.get("options") or {})
