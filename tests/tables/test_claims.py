@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -53,8 +55,17 @@ def test_being_better_implies_being_as_good(pair):
 def test_differences_are_paired_by_seed_not_by_position():
     left = {0: 1.0, 1: 2.0, 2: 3.0}
     right = {2: 3.5, 1: 2.5, 0: 1.5, 7: 99.0}
-    interval = difference(left, right, "lower")
+    interval = difference(left, right, LOWER)
     assert (interval.mean, interval.lower, interval.upper, interval.n) == (0.5, 0.5, 0.5, 3)
+
+
+def test_with_a_target_the_nearer_is_better_from_either_side():
+    guessing = replace(LOWER, target=50.0)
+    near, below = cell("near", [51.0, 52.0, 51.5]), cell("below", [40.0, 41.0, 39.0])
+    assert compare(near, below, "better_than", guessing, 0).status == "holds"
+    assert compare(near, below, "better_than", LOWER, 0).status == "fails"
+    assert compare(below, near, "better_than", guessing, 0).status == "fails"
+    assert difference({0: 49.0, 1: 48.0}, {0: 51.0, 1: 52.0}, guessing).mean == 0.0
 
 
 def test_against_a_number():

@@ -69,7 +69,7 @@ CLAIM = "claims.ot_better"
         (put("columns.moons.digits", "3"), "columns.moons.digits must be a whole number >= 0, got "
          "'3'"),
         (put("columns.moons.metrics", "w2"), "columns.moons.metrics is not a field of columns.moons"
-         "; allowed: at, better, digits, label, metric, task, unit; nearest match: metric"),
+         "; allowed: at, better, digits, label, metric, target, task, unit; nearest match: metric"),
         (put("columns.moons.at", [1, 3]), "columns.moons.at names the point '3'; allowed: 1, 2"),
         (put("columns.Moons", {}), "columns.Moons is not a name of lower-case letters, digits and "
          "underscores"),

@@ -1,11 +1,13 @@
 import json
 import random
+from dataclasses import replace
 
 import pytest
 
 from sextant.tables.explain import explain
 from sextant.tables.reading import TableError
 from sextant.tables.table import build, to_json
+from sextant.tables.texts import column_note
 
 
 def value(row, column, seed, at):
@@ -246,6 +248,20 @@ def test_the_best_is_complete_and_no_reference(small):
     small.failed("ot_exact", "gaussians", 0, "oom")
     table = build(small.definition, "small", small.planned, small.records)
     assert table.best(table.definition.columns[0], 1) == frozenset()
+
+
+def test_with_a_target_the_best_is_the_nearest_and_the_note_names_it(small):
+    table = build(small.definition, "small", small.planned, small.records)
+    column = table.definition.columns[0]
+    means = {
+        line.key: table.cells[line.key, column.key].mean
+        for line in table.definition.lines
+        if line.at == 1 and not line.row.reference
+    }
+    for key, value in means.items():
+        aimed = replace(column, target=round(value, column.digits))
+        assert key in table.best(aimed, 1)
+        assert column_note(aimed).endswith(f"→ {aimed.target:g}")
 
 
 @pytest.mark.parametrize(

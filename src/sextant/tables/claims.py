@@ -45,23 +45,23 @@ class ClaimResult:
 
 
 def difference(
-    left: Mapping[int, float], right: Mapping[int, float] | float, better: str
+    left: Mapping[int, float], right: Mapping[int, float] | float, column: Column
 ) -> Interval | None:
     """How much better left is, paired by seed, with one-sided 95 % bounds.
 
     Args:
         left: scores by seed.
         right: scores by seed, or one number.
-        better: higher or lower.
+        column: says what is better.
 
     Returns:
         None with fewer than two common seeds.
     """
-    sign = 1.0 if better == "higher" else -1.0
+    quality = column.quality
     if isinstance(right, Mapping):
         common = [seed for seed in sorted(left) if seed in right]
-        return one_sided([sign * (left[seed] - right[seed]) for seed in common])
-    return one_sided([sign * (left[seed] - right) for seed in sorted(left)])
+        return one_sided([quality(left[seed]) - quality(right[seed]) for seed in common])
+    return one_sided([quality(left[seed]) - quality(right) for seed in sorted(left)])
 
 
 def decide(interval: Interval, relation: str, margin: float) -> str:
@@ -88,7 +88,7 @@ def compare(
     name = right.line if isinstance(right, Cell) else f"{right:g}"
     holes = "; ".join(filter(None, (_holes(cell) for cell in sides)))
     values = right.values if isinstance(right, Cell) else right
-    interval = difference(left.values, values, column.better)
+    interval = difference(left.values, values, column)
     if interval is not None:
         status = decide(interval, relation, margin)
         if status == "holds" and holes:

@@ -118,7 +118,7 @@ def _scores(definition: TableDefinition, column: Column) -> list[Any]:
             if line.at is not None and definition.fills(line, column)
         }
     )
-    arrow = "higher is better" if column.better == "higher" else "lower is better"
+    arrow = f"{column.better} is better" if column.target is None else f"{column.target:g} is best"
     bars = []
     for at in points or [None]:
         where = "" if at is None else f", {definition.axis} {at}"

@@ -145,6 +145,7 @@ def _column(key: str, fields: Fields, at: tuple[int, ...]) -> Column:
         metric=fields.text("metric"),
         at=points,
         guard=_guard(fields.child("guard")) if "guard" in fields.values else None,
+        target=fields.number("target", None),
     )
     fields.end()
     return column
@@ -169,6 +170,8 @@ def _summary(key: str, fields: Fields, columns: tuple[Column, ...]) -> Column:
     directions = {by_key[name].better for name in over}
     if len(directions) > 1:
         raise fields.problem("over", "mixes columns where higher and where lower is better")
+    if any(by_key[name].target is not None for name in over):
+        raise fields.problem("over", "names a column with a target, whose average says nothing")
     fields.choice("require", ("all",), "all")
     summary = Column(
         key=key,

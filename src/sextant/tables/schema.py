@@ -45,7 +45,8 @@ class Column:
     """One metric of one task, or (with `over`) the average of other columns.
 
     With `at`, the metric is scored at these points of the evaluation axis only. A `guard` marks
-    runs whose number should not be read as a result, such as those that learned nothing.
+    runs whose number should not be read as a result, such as those that learned nothing. With a
+    `target`, the nearer to it the better, such as 50 % for an attack that guesses.
     """
 
     key: str
@@ -58,6 +59,13 @@ class Column:
     over: tuple[str, ...] = ()
     at: tuple[int, ...] = ()
     guard: Guard | None = None
+    target: float | None = None
+
+    def quality(self, value: float) -> float:
+        """How good a score is: the larger the better."""
+        if self.target is not None:
+            return -abs(value - self.target)
+        return value if self.better == "higher" else -value
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ class Table:
         }
         if len(means) < 2:
             return frozenset()
-        top = max(means.values()) if column.better == "higher" else min(means.values())
-        return frozenset(key for key, value in means.items() if value == top)
+        top = max(map(column.quality, means.values()))
+        return frozenset(key for key, value in means.items() if column.quality(value) == top)
 
 
 def build(
@@ -227,6 +227,7 @@ def _column_json(column: Column, table: Table) -> dict[str, Any]:
         "over": list(column.over),
         "at": list(column.at),
         "better": column.better,
+        **({} if column.target is None else {"target": column.target}),
         "unit": column.unit,
         "digits": column.digits,
         "margin": margin.absolute if margin else None,

@@ -67,8 +67,9 @@ def _printed(published: Published | None, verdict: str | None, digits: int) -> s
 
 
 def column_note(column: Column) -> str:
-    """The unit and which direction is better, such as `W2 ↓`."""
-    return f"{column.unit} {ARROWS[column.better]}" if column.unit else ARROWS[column.better]
+    """The unit and what is better, such as `W2 ↓`, or `% → 50` with a target."""
+    aim = ARROWS[column.better] if column.target is None else f"→ {column.target:g}"
+    return f"{column.unit} {aim}" if column.unit else aim
 
 
 def row_label(row: Row) -> str:

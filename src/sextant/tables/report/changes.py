@@ -106,8 +106,9 @@ def _row(change: Change, axis: str | None) -> Markup:
     if old is not None and old.mean is not None and now.mean is not None:
         gain = now.mean - old.mean
         difference = f"{gain:+.{column.digits + 1}f}".replace("-", "−")
-        if gain:
-            word = "better" if (gain > 0) == (column.better == "higher") else "worse"
+        turn = column.quality(now.mean) - column.quality(old.mean)
+        if turn:
+            word = "better" if turn > 0 else "worse"
     return tag(
         "tr",
         tag("th", line_name(change.line, axis), scope="row"),

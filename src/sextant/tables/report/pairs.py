@@ -30,7 +30,7 @@ def pairs_script(table: Table) -> str:
         for column in columns:
             ours = table.cells[left.key, column.key].values
             other = table.cells[right.key, column.key].values
-            interval = difference(ours, other, column.better) if ours and other else None
+            interval = difference(ours, other, column) if ours and other else None
             if interval is None:
                 found.append(0)
                 continue
