@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import itertools
 import math
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from time import thread_time
 from unittest import mock
@@ -19,7 +19,7 @@ from unittest import mock
 import torch
 from memory import peak_megabytes
 from rich.console import Console
-from rich.table import Table
+from showing import Shown, markdown, table_of
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
@@ -30,6 +30,9 @@ from sextant.methods.attention.base import Attention, linear_attention
 from sextant.methods.attention.luna import sums
 from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.luna.feature_map import FeatureMap
+from sextant.methods.attention.luna.special_cases import RandomFeatures
+from sextant.runs.provenance import hardware
+from tasks.attention_cost.measuring import crossing
 
 EPILOG = """
 One process, one CPU thread, float32, batch 1, 2 heads of 32, 128 features; forward and backward to
@@ -40,11 +43,14 @@ autograd keeps between the passes, "peak" what a call needs beyond what was held
 steps: what each step gave, from the map as listed to what LunaAttention does. The yardstick is
 elu + 1 of a learned projection to as many features. "error" is the largest difference from the
 listed form in float64, over output and gradients, relative to the largest number of each.
-lengths: LUNA, elu + 1 and softmax (SDPA). all: every attention of the package, with the slope of
-log time over log length. stream: the causal form over tokens that are drawn as they are needed.
+lengths: LUNA, elu + 1 and softmax (SDPA). sizes: the length from which LUNA stays faster than SDPA,
+by its projections and the hidden width of its channel functions, with 8 channels. all: every
+attention of the package, with the slope of log time over log length. stream: the causal form over
+tokens that are drawn as they are needed.
 """
 
-HEADS, WIDTH, FEATURES = 2, 32, 128
+HEADS, WIDTH, FEATURES, CHANNELS = 2, 32, 128, 8
+PARTS = ("steps", "lengths", "sizes", "all", "stream")
 Contestant = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -175,15 +181,7 @@ def error_against(attend: Contestant, listed: LunaAttention, n: int = 2048) -> f
     return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
-def table_of(title: str, first: str, numbers: list[str]) -> Table:
-    """An empty table: one column of words, then right-aligned numbers."""
-    table = Table(first, title=title)
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
+def steps(n: int, repeats: int, compiled: bool) -> Iterator[Shown]:
     """What each step gave in time, memory and exactness."""
     luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
     feature_map = luna.feature_map
@@ -203,8 +201,15 @@ def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
     yardstick = f"elu + 1, {FEATURES} features"
     others = {yardstick: elu_attention(FEATURES), f"elu + 1, {WIDTH} features": elu_attention(None)}
     if compiled:
-        others["as listed, torch.compile"] = torch.compile(whole(feature_map))
-        others["table, torch.compile"] = torch.compile(whole(looked_up(feature_map)))
+        forms = {"as listed": feature_map, "table": looked_up(feature_map)}
+        for name, features in forms.items():
+            faster = torch.compile(whole(features))
+            try:
+                both_passes(faster, inputs(n))
+            except Exception as error:  # whatever the compiler raises is the outcome
+                yield f"{name}, torch.compile: does not compile, {type(error).__name__}"
+            else:
+                others[f"{name}, torch.compile"] = faster
     contestants = others | ours
     seconds = medians(contestants, n, repeats)
     kept = {name: saved_megabytes(attend, n) for name, attend in contestants.items()}
@@ -223,12 +228,12 @@ def print_steps(console: Console, n: int, repeats: int, compiled: bool) -> None:
             f"{kept[name]:.1f}",
             f"{kept[name] / kept[yardstick]:.2f}",
             peak,
-            f"{error_against(attend, luna):.0e}" if name in ours else "",
+            f"{error_against(attend, luna, min(n, 2048)):.0e}" if name in ours else "",
         )
-    console.print(table)
+    yield table
 
 
-def print_lengths(console: Console, lengths: list[int], repeats: int) -> None:
+def lengths(several: list[int], repeats: int) -> Iterator[Shown]:
     """LUNA, elu + 1 and SDPA over N, and where LUNA and SDPA cost the same."""
     contestants: dict[str, Contestant] = {
         "LUNA": LunaAttention(head_dimension=WIDTH, features=FEATURES),
@@ -236,17 +241,49 @@ def print_lengths(console: Console, lengths: list[int], repeats: int) -> None:
         "SDPA": functional.scaled_dot_product_attention,
     }
     table = table_of("Lengths, ms", "N", [*contestants, "SDPA / LUNA"])
-    ratios = {}
-    for n in lengths:
+    ratios = []
+    for n in several:
         seconds = medians(contestants, n, repeats)
-        ratios[n] = seconds["SDPA"] / seconds["LUNA"]
+        ratios.append(seconds["SDPA"] / seconds["LUNA"])
         cells = [f"{1e3 * seconds[name]:.1f}" for name in contestants]
-        table.add_row(str(n), *cells, f"{ratios[n]:.2f}")
-    console.print(table)
-    for (n, ratio), (longer, next_ratio) in itertools.pairwise(ratios.items()):
-        if ratio < 1 <= next_ratio:
-            share = math.log(1 / ratio) / math.log(next_ratio / ratio)
-            console.print(f"as fast as SDPA at N = {n * (longer / n) ** share:.0f}")
+        table.add_row(str(n), *cells, f"{ratios[-1]:.2f}")
+    yield table
+    yield f"LUNA is faster than SDPA {faster_from(several, ratios)}"
+
+
+def faster_from(several: Sequence[int], ratios: Sequence[float]) -> str:
+    """From which N on ratios of SDPA's time stay above 1, in words."""
+    place = crossing(several, ratios)
+    if place is not None:
+        return f"from N = {place:.0f} on"
+    return "at every N" if ratios[-1] >= 1 else f"at no N up to {several[-1]}"
+
+
+def sizes(
+    several: list[int], projections: list[int], hidden: list[int], repeats: int
+) -> Iterator[Shown]:
+    """Where LUNA and SDPA cost the same, by projections (down) and hidden width (across)."""
+    contestants: dict[str, Contestant] = {
+        f"{m} {width}": LunaAttention(
+            head_dimension=WIDTH, features=m * CHANNELS, channels=CHANNELS, hidden=width
+        )
+        for m in projections
+        for width in hidden
+    }
+    seconds = {
+        n: medians(contestants | {"SDPA": functional.scaled_dot_product_attention}, n, repeats)
+        for n in several
+    }
+    table = table_of(
+        f"LUNA is faster than SDPA, {CHANNELS} channels",
+        "projections",
+        [f"hidden {width}" for width in hidden],
+    )
+    for m in projections:
+        names = [f"{m} {width}" for width in hidden]
+        ratios = [[seconds[n]["SDPA"] / seconds[n][name] for n in several] for name in names]
+        table.add_row(str(m), *(faster_from(several, row) for row in ratios))
+    yield table
 
 
 def attentions(longest: int) -> dict[str, Attention]:
@@ -256,33 +293,34 @@ def attentions(longest: int) -> dict[str, Attention]:
     for entry in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
         module = importlib.import_module(entry.name)
         for name, kind in inspect.getmembers(module, inspect.isclass):
-            own = kind.__module__ == entry.name
-            if own and issubclass(kind, Attention) and kind is not Attention:
+            own = kind.__module__ == entry.name and kind not in (Attention, RandomFeatures)
+            if own and issubclass(kind, Attention):
                 found[name] = kind(heads=HEADS, head_dimension=WIDTH, length=longest)
     return found
 
 
-def print_all(console: Console, lengths: list[int], repeats: int) -> None:
+def every_attention(several: list[int], repeats: int) -> Iterator[Shown]:
     """Every attention at some lengths."""
-    contestants = attentions(lengths[-1])
-    seconds = {n: medians(contestants, n, repeats) for n in lengths}
+    shortest, longest = several[0], several[-1]
+    contestants = attentions(longest)
+    seconds = {n: medians(contestants, n, repeats) for n in several}
     table = table_of(
-        f"All attentions; memory at N = {lengths[-1]}",
+        f"All attentions; memory at N = {longest}",
         "attention",
-        [*(f"ms, N = {n}" for n in lengths), "slope", "saved MB", "peak MB"],
+        [*(f"ms, N = {n}" for n in several), "slope", "saved MB", "peak MB"],
     )
     for name, attend in contestants.items():
-        tensors = inputs(lengths[-1])
+        tensors = inputs(longest)
         peak = peak_of(lambda call=attend, on=tensors: both_passes(call, on))
-        rise = math.log(seconds[lengths[-1]][name] / seconds[lengths[0]][name])
+        rise = math.log(seconds[longest][name] / seconds[shortest][name])
         table.add_row(
             name,
-            *(f"{1e3 * seconds[n][name]:.1f}" for n in lengths),
-            f"{rise / math.log(lengths[-1] / lengths[0]):.2f}",
-            f"{saved_megabytes(attend, lengths[-1]):.1f}",
+            *(f"{1e3 * seconds[n][name]:.1f}" for n in several),
+            f"{rise / math.log(longest / shortest):.2f}",
+            f"{saved_megabytes(attend, longest):.1f}",
             peak,
         )
-    console.print(table)
+    yield table
 
 
 @torch.no_grad()
@@ -294,7 +332,7 @@ def streamed(luna: LunaAttention, tokens: int, block: int) -> None:
         _, state = luna.stream(state, *(torch.randn(shape) for _ in range(3)))
 
 
-def print_stream(console: Console, tokens: int) -> None:
+def stream(tokens: int) -> Iterator[Shown]:
     """Time and memory of the causal form, in blocks and token by token."""
     luna = LunaAttention(head_dimension=WIDTH, features=FEATURES)
     streamed(luna, 4096, 1024)
@@ -304,33 +342,57 @@ def print_stream(console: Console, tokens: int) -> None:
         peak = peak_of(lambda c=count, b=block: streamed(luna, c, b))
         microseconds = 1e6 * (thread_time() - start) / count
         table.add_row(f"{count:,}", str(block), f"{microseconds:.1f}", peak)
-    console.print(table)
+    yield table
 
 
-def main() -> None:
-    """Measures and prints the tables."""
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["steps", "lengths", "all", "stream"], help="one table")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts")
     parser.add_argument("--length", type=int, default=8192, help="N of the steps")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1000, 2000, 4000])
     parser.add_argument("--all-lengths", type=int, nargs="+", default=[512, 2048])
+    parser.add_argument("--projections", type=int, nargs="+", default=[4, 16, 64], help="of sizes")
+    parser.add_argument("--hidden", type=int, nargs="+", default=[16, 64, 256], help="of sizes")
     parser.add_argument("--tokens", type=int, default=100_000, help="of the stream")
     parser.add_argument("--repeats", type=int, default=7, help="timed calls of each contestant")
     parser.add_argument("--compile", action="store_true", help="steps: torch.compile too (minutes)")
-    arguments = parser.parse_args()
+    parser.add_argument("--save", type=Path, help="a markdown file for what is printed")
+    return parser.parse_args(words)
+
+
+def measured(asked: argparse.Namespace) -> Iterator[Shown]:
+    """The parts that were asked for, one after another."""
+    several, few = sorted(asked.lengths), max(3, asked.repeats // 2)
+    parts = {
+        "steps": lambda: steps(asked.length, asked.repeats, asked.compile),
+        "lengths": lambda: lengths(several, asked.repeats),
+        "sizes": lambda: sizes(several, sorted(asked.projections), sorted(asked.hidden), few),
+        "all": lambda: every_attention(sorted(asked.all_lengths), few),
+        "stream": lambda: stream(asked.tokens),
+    }
+    for name in PARTS:
+        if name in asked.only:
+            yield from parts[name]()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, prints and, where it is asked for, saves the tables."""
+    asked = parse(words)
     torch.set_num_threads(1)
     torch.manual_seed(0)
     console = Console(width=110)
-    if arguments.only in (None, "steps"):
-        print_steps(console, arguments.length, arguments.repeats, arguments.compile)
-    if arguments.only in (None, "lengths"):
-        print_lengths(console, sorted(arguments.lengths), arguments.repeats)
-    if arguments.only in (None, "all"):
-        print_all(console, sorted(arguments.all_lengths), max(3, arguments.repeats // 2))
-    if arguments.only in (None, "stream"):
-        print_stream(console, arguments.tokens)
+    saved = [
+        f"# What LUNA's attention costs\n\n{hardware()['cpu']}, one thread, "
+        f"torch {torch.__version__}.\n{EPILOG}"
+    ]
+    for shown in measured(asked):
+        console.print(shown)
+        saved.append(markdown(shown))
+    if asked.save is not None:
+        asked.save.write_text("\n".join(saved))
 
 
 if __name__ == "__main__":
