@@ -7,9 +7,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sextant.errors import UserError
+from sextant.paths import Project
 from sextant.runs.compose import Composer, merge, resolve
 from sextant.runs.identity import identifying, run_id
 from sextant.runs.spec import TIERS
+from sextant.tables.definition import find_table
+from sextant.verbs.tabling import runs_of
 from tests.toy import ROOT
 
 COMPOSER = Composer(ROOT / "conf")
@@ -81,6 +84,25 @@ def test_parents_are_resolved_at_the_same_tier():
         "autoencoder": ("smoke", 0),
         "classifier": ("smoke", 0),
     }
+
+
+def test_parents_that_a_table_shares_are_composed_once(monkeypatch):
+    composed = []
+    config = Composer.config
+
+    def counted(self, *choices):
+        composed.append(choices)
+        return config(self, *choices)
+
+    monkeypatch.setattr(Composer, "config", counted)
+    project, table = Project(ROOT, ROOT / "results"), find_table(ROOT, 13)
+    composer = Composer(ROOT / "conf")
+    specs = runs_of(project, table, "small", composer=composer).specs
+    members = [member for spec in specs for member in spec.lineage()]
+    distinct = {member.run_id for member in members}
+    assert len(composed) == len(set(composed)) == len(distinct) < len(members)
+    assert runs_of(project, table, "small", composer=composer).specs == specs
+    assert len(composed) == len(distinct)
 
 
 @pytest.fixture

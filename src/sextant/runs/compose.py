@@ -44,6 +44,8 @@ _Loader.add_implicit_resolver(
 class Composer:
     """Resolves (task, method, tier, seed) against the files of one conf folder.
 
+    Files are read once and runs resolved once, so what is edited later needs another composer.
+
     Args:
         conf: the folder that holds config.yaml.
     """
@@ -52,6 +54,7 @@ class Composer:
         self.conf = conf
         self._read = cache(self._read_file)
         self._option = cache(self._load_option)
+        self._specs: dict[tuple[str, str, str, int], RunSpec] = {}
 
     def options(self, group: str) -> list[str]:
         """The names a group offers; files whose name begins with _ are bases, not options."""
@@ -60,7 +63,7 @@ class Composer:
         return sorted(str(path.with_suffix("")) for path in files if path.name[0] != "_")
 
     def spec(self, task: str, method: str, tier: str, seed: int) -> RunSpec:
-        """The run of these choices, with its parents.
+        """The run of these choices, with its parents; asked for again, it is the same object.
 
         Raises:
             UserError: for a choice that does not exist, or settings that do not resolve.
@@ -70,12 +73,14 @@ class Composer:
     def _spec(
         self, task: str, method: str, tier: str, seed: int, children: tuple[str, ...]
     ) -> RunSpec:
+        choices = (task, method, tier, seed)
+        if choices in self._specs:
+            return self._specs[choices]
         where = f"{task} with {method}"
         if where in children:
             raise UserError(f"{where} is its own parent: {' <- '.join((*children, where))}")
-        config = self.config(task, method, tier, seed)
-        return spec_from_config(
-            config,
+        self._specs[choices] = spec_from_config(
+            self.config(*choices),
             task,
             method,
             tier,
@@ -87,6 +92,7 @@ class Composer:
                 (*children, where),
             ),
         )
+        return self._specs[choices]
 
     def config(self, task: str, method: str, tier: str, seed: int) -> dict[str, Any]:
         """The resolved config of these choices: task, method, tier, budget and seed."""
@@ -115,7 +121,7 @@ class Composer:
         if not (self.conf / group / f"{name}.yaml").is_file():
             raise unknown(group, name, self.options(group))
         merged = merge(self._option(group, name), self._option("local", "default"))
-        return merged[group]
+        return copy.deepcopy(merged[group])
 
     def local(self, group: str) -> Any:
         """What conf/local/default.yaml says of a group; an empty mapping where it says nothing."""

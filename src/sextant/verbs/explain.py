@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sextant.errors import UserError
 from sextant.paths import find_project
+from sextant.runs.compose import Composer
 from sextant.tables.definition import find_table
 from sextant.verbs.arguments import read
 from sextant.verbs.tabling import fill, runs_of, tiers_with_results
@@ -25,9 +26,11 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"a cell is ROW/COLUMN, as in ot_exact@1/moons, not {asked.words[1]!r}")
     project = find_project()
     definition = find_table(project.root, asked.words[0])
-    found = tiers_with_results(project, definition) or ["small"]
+    composer = Composer(project.conf)
+    found = tiers_with_results(project, definition, composer) or ["small"]
     tier = asked.tier() if "tier" in asked.options else found[-1]
-    table = fill(project, definition, tier, runs_of(project, definition, tier))
+    runs = runs_of(project, definition, tier, composer=composer)
+    table = fill(project, definition, tier, runs)
     from sextant.tables.explain import explain
 
     print(explain(table, row, column), end="")

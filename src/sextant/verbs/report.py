@@ -17,6 +17,7 @@ from typing import Any
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
 from sextant.runs import ledger, provenance
+from sextant.runs.compose import Composer
 from sextant.runs.store import RunFolder
 from sextant.tables.definition import TableDefinition, find_tables
 from sextant.tables.table import Table, build
@@ -58,11 +59,11 @@ def main(arguments: list[str]) -> int:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
-        definitions = find_tables(project.root)
+        definitions, composer = find_tables(project.root), Composer(project.conf)
         planning = bars.add_task("tables", total=len(definitions))
         tables = {}
         for definition in definitions:
-            tables[definition.number] = filled(project, definition, records, stale)
+            tables[definition.number] = filled(project, composer, definition, records, stale)
             bars.advance(planning)
         report = Report(
             register=read_register(project.root),
@@ -83,6 +84,7 @@ def main(arguments: list[str]) -> int:
 
 def filled(
     project: Project,
+    composer: Composer,
     definition: TableDefinition,
     records: Records,
     stale: Collection[str] = frozenset(),
@@ -95,7 +97,7 @@ def filled(
         # resolving settings takes most of the time, so a tier that nobody ran is left alone
         if not any((*pair, tier) in known for pair in pairs):
             continue
-        cells = runs_of(project, definition, tier).cells
+        cells = runs_of(project, definition, tier, composer=composer).cells
         if any(run_id in records for ids in cells.values() for run_id in ids):
             tables.append(build(definition, tier, cells, records, stale))
     return tables
@@ -163,7 +165,8 @@ def other_state(project: Project, against: str | None):
 
 def all_filled(project: Project, records: Records) -> dict[int, list[Table]]:
     """Every built table at every tier with results, by number."""
-    return {d.number: filled(project, d, records) for d in find_tables(project.root)}
+    composer = Composer(project.conf)
+    return {d.number: filled(project, composer, d, records) for d in find_tables(project.root)}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
 from sextant.runs import ledger
+from sextant.runs.compose import Composer
 from sextant.runs.launch.cost import Estimator
 from sextant.runs.launch.queue import QueuedJob, read_queue
 from sextant.runs.launch.standing import DONE, MISSING, QUEUED, Standing, Standings
@@ -46,10 +47,11 @@ def main(arguments: list[str]) -> int:
     else:
         definitions = find_tables(project.root)
     named = set()
+    composer = Composer(project.conf)
     for definition in definitions:
         tiers = [asked.tier()] if "tier" in asked.options else begun(definition, known, submitted)
         for tier in tiers:
-            runs = runs_of(project, definition, tier)
+            runs = runs_of(project, definition, tier, composer=composer)
             found = standings.of(make_plan(runs.specs, project.ledger, project.runs))
             print(f"table {definition.number} at tier {tier}: {summary(found)}")
             if asked.words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sextant.paths import Project, find_project
+from sextant.runs.compose import Composer
 from sextant.tables.definition import find_table, find_tables
 from sextant.tables.table import Table
 from sextant.verbs.arguments import read
@@ -33,13 +34,14 @@ def main(arguments: list[str]) -> int:
         for path in refill(project):
             print(path)
         return 0
-    definition = find_table(project.root, asked.words[0])
+    definition, composer = find_table(project.root, asked.words[0]), Composer(project.conf)
     shape, seeds = asked.choice("format", ("terminal", *render.FORMATS), "terminal"), asked.seeds()
     if "tier" in asked.options:
         tier = asked.tier()
     else:
-        tier = (tiers_with_results(project, definition) or ["small"])[-1]
-    table = fill(project, definition, tier, runs_of(project, definition, tier, seeds), seeds)
+        tier = (tiers_with_results(project, definition, composer) or ["small"])[-1]
+    runs = runs_of(project, definition, tier, seeds, composer)
+    table = fill(project, definition, tier, runs, seeds)
     if shape == "terminal":
         render.terminal(table)
     else:
@@ -54,10 +56,12 @@ def refill(project: Project) -> list[Path]:
 
     filled: dict[int, list[Table]] = {}
     written: list[Path] = []
+    composer = Composer(project.conf)
     for definition in find_tables(project.root):
         filled[definition.number] = []
-        for tier in tiers_with_results(project, definition):
-            table = fill(project, definition, tier, runs_of(project, definition, tier))
+        for tier in tiers_with_results(project, definition, composer):
+            runs = runs_of(project, definition, tier, composer=composer)
+            table = fill(project, definition, tier, runs)
             written += render.write_all(table, project.tables)
             filled[definition.number].append(table)
     generated = pages.parts(read_register(project.root), filled)

@@ -31,10 +31,18 @@ def plan_name(number: int, tier: str) -> str:
 
 
 def runs_of(
-    project: Project, definition: TableDefinition, tier: str, seeds: Sequence[int] | None = None
+    project: Project,
+    definition: TableDefinition,
+    tier: str,
+    seeds: Sequence[int] | None = None,
+    composer: Composer | None = None,
 ) -> TableRuns:
-    """Resolves every cell's settings, row by row."""
-    composer = Composer(project.conf)
+    """Resolves every cell's settings, row by row.
+
+    Args:
+        composer: of the project's conf, where several tables are asked for: they share parents.
+    """
+    composer = composer or Composer(project.conf)
     specs: dict[tuple[Any, ...], RunSpec] = {}
     cells: dict[tuple[str, str], list[str]] = {}
     for request in requests(definition, tier, seeds):
@@ -107,11 +115,14 @@ def fill(
     return build(definition, tier, runs.cells, records, stale, seeds)
 
 
-def tiers_with_results(project: Project, definition: TableDefinition) -> list[str]:
+def tiers_with_results(
+    project: Project, definition: TableDefinition, composer: Composer | None = None
+) -> list[str]:
     """The tiers at which this table has any result, lowest first."""
+    composer = composer or Composer(project.conf)
     found = []
     for tier in definition.seeds:
-        runs = runs_of(project, definition, tier)
+        runs = runs_of(project, definition, tier, composer=composer)
         wanted = {run_id for ids in runs.cells.values() for run_id in ids}
         if ledger.read(project.ledger, wanted):
             found.append(tier)
