@@ -110,6 +110,7 @@ def test_the_mean_of_many_orthogonal_estimates_is_the_kernel():
 
 
 def test_rows_are_orthogonal_also_when_they_are_drawn_anew():
+    torch.manual_seed(0)
     for attention in (
         positive_random(head_dimension=8, features=20),
         random_fourier(head_dimension=8, features=40, sigma=2.0, orthogonal=True),

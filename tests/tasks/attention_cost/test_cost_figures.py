@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from tasks.alignment.drawing import INK
 from tasks.attention_cost.figures import (
     SOFTMAX,
-    Crossover,
     apart,
     cost_figure,
     crossover,
@@ -93,8 +92,10 @@ def test_a_crossover_is_a_length_or_says_what_was_measured():
 
 
 def test_crossovers_are_ordered_by_length_and_what_lies_outside_comes_first_or_last():
-    places = [Crossover(1, 256, ""), Crossover(0, 9, ""), Crossover(-1, 512, ""), (0, 3, "")]
-    assert [place[:2] for place in sorted(places)] == [(-1, 512), (0, 3), (0, 9), (1, 256)]
+    never, always = times_softmax(0.1, 0.2, 0.5, 0.9), times_softmax(1.0, 2.0, 3.0, 4.0)
+    late, early = times_softmax(0.1, 0.2, 0.5, 2.0), times_softmax(0.5, 2.0, 3.0, 4.0)
+    found = sorted([never, late, always, early], key=crossover)
+    assert all(a is b for a, b in zip(found, [always, early, late, never], strict=True))
 
 
 def test_the_crossover_figure_leaves_softmax_out_and_shows_every_other_line(tmp_path):
