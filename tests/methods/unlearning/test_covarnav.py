@@ -351,6 +351,35 @@ def test_unlearn_hands_over_what_a_method_asks_for_and_nothing_else():
     assert seen == [1, 2]
 
 
+def many_classes(classes):
+    """A linear classifier of 2 x 2 grey pixels, and pictures of its first class."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(4, classes)).eval()
+    pictures = torch.rand(5, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    return model, (pictures, torch.zeros(5, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("proxy", ["inverted", "noise"])
+def test_every_retained_class_is_protected_or_it_is_said(proxy):
+    model, forget = many_classes(50)
+    few = {"images": 9, "iterations": 1, "least_accuracy": 0.0}
+    with pytest.raises(ValueError, match="images of the inversion must be at least 49, .* got 9"):
+        unlearn(model, forget, inversion=few, proxy=proxy)
+    with pytest.raises(ValueError, match="images of the inversion must be at least 49, .* got 9"):
+        unlearn(model, forget, CovarNav(inversion=Inversion(**few), proxy=proxy))
+    enough = unlearn(model, forget, inversion=few | {"images": 49}, proxy=proxy, epochs=1)
+    assert enough.proxy.labels.unique().tolist() == list(range(1, 50))
+    unlearn(model, forget, inversion=few, proxy="none", epochs=1)
+
+
+def test_images_that_nobody_counted_are_at_least_one_of_each_retained_class():
+    model, forget = many_classes(300)
+    quick = {"iterations": 1, "least_accuracy": 0.0}
+    found = unlearn(model, forget, inversion=quick, epochs=1)
+    assert found.proxy.labels.tolist() == list(range(1, 300))
+
+
 def test_unlearn_refuses_what_it_cannot_use():
     model, forget = trained_wide(), of_classes(images(4), FORGOTTEN)
     with pytest.raises(ValueError, match="method must be one of covarnav"):

@@ -108,14 +108,16 @@ def unlearn(
         training_log: what was recorded in training, for methods that ask for it.
         watch: see `sight.Method`.
         progress: shows bars after two seconds; None shows them where a person watches.
-        settings: of the method; `inversion` may be a mapping of settings of `Inversion`.
+        settings: of the method; `inversion` may be a mapping of settings of `Inversion`. Where it
+            does not say how many images, every retained class has at least one.
 
     Returns:
         The model in evaluation mode, on its device, with seconds, curve and a `Report`.
 
     Raises:
         ValueError: for an unknown method, an empty set, labels outside of the logits, a pixel space
-            that cannot be guessed, or something the method asks for that is missing.
+            that cannot be guessed, something the method asks for that is missing, or fewer images
+            to protect than there are retained classes, as some would not be protected at all.
         TypeError: for a set that is none of the above, or a setting the method has not.
     """
     forget = as_examples(forget_set, "forget_set")
@@ -128,7 +130,7 @@ def unlearn(
         )
     if classes is None:
         classes = (lowest,) if lowest == highest else ()
-    chosen = _made(method, settings, progress)
+    chosen = _made(method, settings, progress, retained_classes=logits - len(set(classes)))
     sight = Sight.of(
         chosen.needs,
         classes=logits,
@@ -197,11 +199,13 @@ def known_space(model: nn.Module, inputs: Tensor) -> PixelSpace | None:
     return None
 
 
-def _made(method: str | Method, settings: dict[str, Any], progress: bool | None) -> Method:
+def _made(
+    method: str | Method, settings: dict[str, Any], progress: bool | None, retained_classes: int
+) -> Method:
     if not isinstance(method, str):
         if settings:
             raise TypeError(f"settings must be those of a named method, got {sorted(settings)}")
-        return method
+        return _protecting_all(method, retained_classes)
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     module, _, name = METHODS[method].partition(":")
@@ -210,11 +214,23 @@ def _made(method: str | Method, settings: dict[str, Any], progress: bool | None)
 
         inversion = settings.get("inversion", {})
         if isinstance(inversion, Mapping):
-            inversion = Inversion(**inversion)
+            inversion = Inversion(
+                **{"images": max(Inversion.images, retained_classes), **inversion}
+            )
         settings = {**settings, "inversion": replace(inversion, progress=progress)}
-    return getattr(importlib.import_module(f"sextant.methods.unlearning.{module}"), name)(
-        **settings
-    )
+    kind = getattr(importlib.import_module(f"sextant.methods.unlearning.{module}"), name)
+    return _protecting_all(kind(**settings), retained_classes)
+
+
+def _protecting_all(method: Method, retained_classes: int) -> Method:
+    """The method, where it draws an image or more of every retained class, or draws none."""
+    draws = getattr(method, "proxy", None) in ("inverted", "noise")
+    if draws and method.inversion.images < retained_classes:
+        raise ValueError(
+            f"images of the inversion must be at least {retained_classes}, one for each retained "
+            f"class, got {method.inversion.images}"
+        )
+    return method
 
 
 def _short(value: Any) -> str:
