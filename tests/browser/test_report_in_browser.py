@@ -154,7 +154,7 @@ def test_a_cell_opens_its_runs_by_mouse(visit):
     dialog.get_by_role("button", name="Copied").or_(
         dialog.get_by_role("button", name="Selected")
     ).wait_for()
-    dialog.get_by_role("link", name="ot_exact/moons/0").click()
+    dialog.get_by_role("link", name="seed 0").click()
     assert page.get_by_role("heading", level=1).text_content().endswith("flow/ot_exact, seed 0")
     assert page.locator("img").evaluate("image => image.naturalWidth") == 1
     page.get_by_role("link", name="Table 12, tier small: exact OT, N(0,I) to two moons").click()
@@ -196,7 +196,13 @@ def test_two_methods_side_by_side(visit):
     page.get_by_label("Method B").select_option("Mean Flow (NFE 1)")
     first = shown.locator("tbody tr").first
     first.get_by_text("+0.3000", exact=True).wait_for()
-    assert "A is better" in first.text_content()
+    assert first.locator("td").first.text_content() == "A is better"
+    said = page.get_by_role("status").filter(has_text="against")
+    assert said.text_content() == (
+        "exact OT (NFE 1) (A) against Mean Flow (NFE 1) (B): "
+        "A is better in 2, B is better in 0, open in 0 of 2 columns."
+    )
+    assert page.locator("[aria-live] table").count() == 0
     page.get_by_role("button", name="Swap").click()
     first.get_by_text("−0.3000", exact=True).wait_for()
     assert "B is better" in first.text_content()
@@ -253,6 +259,50 @@ def test_no_page_scrolls_sideways(visit, address, width):
         page.get_by_role("dialog").get_by_role("row").first.wait_for()
         assert page.evaluate("document.documentElement.scrollWidth") == width
         assert page.get_by_role("dialog").evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def assert_lies_inside(page, found) -> None:
+    box = found.bounding_box()
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= page.viewport_size["width"]
+
+
+def test_a_narrow_screen_shows_what_matters_without_scrolling(visit):
+    page = visit("index.html", 390)
+    row = page.locator("tr[data-tier='small']").first
+    for part in ("th a", "svg.meter", ".badge"):
+        assert_lies_inside(page, row.locator(part).last)
+    boxes = page.locator(".scroll")
+    assert boxes.evaluate_all("all => all.every(box => box.scrollWidth <= box.clientWidth)")
+    page.get_by_label("paper", exact=True).check()
+    assert page.locator("tr[data-tier]:visible").count() == 1
+
+    page = visit("tables/table-01.small.html", 390)
+    page.locator("button[data-cell='softmax/pathx']").click()
+    dialog = page.get_by_role("dialog")
+    assert_lies_inside(page, dialog.get_by_role("link", name="seed 1"))
+    assert_lies_inside(page, dialog.get_by_text("failed (oom)"))
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Compare").click()
+    page.locator("#comparison table").wait_for()
+    assert_lies_inside(page, page.locator("#comparison tbody td").first)
+
+
+def test_links_to_runs_are_large_enough_and_say_which_run(visit):
+    page = visit("runs.html")
+    links = page.locator("table.runs td a")
+    sizes = "all => all.map(link => link.getBoundingClientRect()).map(b => [b.width, b.height])"
+    assert min(min(size) for size in links.evaluate_all(sizes)) >= 24
+    name = "flow/ot_exact on generation/moons, tier small, seed 3, done"
+    assert page.get_by_role("link", name=name, exact=True).count() == 1
+
+
+def test_heads_are_named_by_their_words_alone(visit):
+    page = visit("tables/table-12.small.html")
+    for _ in range(2):
+        head = page.get_by_role("button", name="N(0,I) to two moons W2 ↓", exact=True)
+        assert head.count() == 1
+        head.click()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -23,7 +23,7 @@ def test_a_cell_shows_all_that_made_it(table):
     assert "seed 1  ot_exact/moons/1  failed (diverged): it was diverged" in lines
     assert "seed 2  ot_exact/moons/2  missing" in lines
     for expected in (
-        "sextant run task=generation/moons method=flow/ot_exact tier=small seed=2",
+        ".venv/bin/sextant run task=generation/moons method=flow/ot_exact tier=small seed=2",
         "commit 0123456789abcdef",
         "data moons law: f00d",
         "packages torch 2.14.0",

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -28,7 +29,7 @@ from tests.reporting import (
     plane_ledger,
     report_of,
 )
-from tests.tables.conftest import PLANE, Ledger, define
+from tests.tables.conftest import ARENA, PLANE, Ledger, define
 
 MEGABYTE = 1_000_000
 
@@ -128,8 +129,39 @@ def test_a_cell_opens_its_runs(site):
     assert holes.text.count("missing: nobody has run it") == 2
     failed = Page(views(site / "tables" / "table-01.small" / "softmax.js")["pathx"])
     assert "failed (oom): it was oom" in failed.text
+    luna = Page(views(site / "tables" / "table-01.small" / "luna.js")["listops"])
+    assert "The paper: 37.1 ± 0.3 (n=3) (source: appendix)." in luna.text
+    assert ".venv/bin/sextant run task=lra/listops" in luna.text
     average = Page(views(site / "tables" / "table-01.small" / "luna.js")["avg"])
     assert "The average over ListOps, Path-X" in average.text
+
+
+def test_a_guarded_cell_is_explained_and_lacks_nothing(tmp_path):
+    guard = {"metric": "learned", "says": "learned nothing"}
+    made = arena_ledger()
+    definition = define(ARENA, lambda content: content["columns"]["listops"].update(guard=guard))
+    for run_id, record in made.records.items():
+        learned = 0.0 if run_id.startswith("luna/listops") else 1.0
+        record["scores"]["learned"] = {"value": learned, "better": "higher", "n": 1}
+    made.definition = definition
+    write_site(report_of([made], tmp_path), tmp_path / "r")
+    page = read(tmp_path / "r" / "tables" / "table-01.small.html")
+    assert "‡ has runs that learned nothing: LUNA / ListOps (3 of 3)." in page.text
+    text = (tmp_path / "r" / "tables" / "table-01.small.html").read_text()
+    assert '<span class="mark">(3/3) ‡</span>' in text
+    assert '<span class="mark lack">(2/3)!</span>' in text
+
+
+def test_pages_are_nested_as_html_has_it(site):
+    for name in ("index.html", "tables/table-12.small.html", "runs/ot_exact-moons-0.html"):
+        page = read(site / name)
+        levels = [int(element[1]) for element, _ in page.elements if element[:1] == "h"
+                  and element[1:].isdigit()]  # fmt: skip
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels))
+        terms = [element for element, _ in page.elements if element in ("dt", "dd")]
+        assert terms[::2] == ["dt"] * (len(terms) // 2)
+        assert terms[1::2] == ["dd"] * (len(terms) // 2)
 
 
 def test_every_link_leads_somewhere(site):

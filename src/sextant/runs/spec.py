@@ -11,6 +11,7 @@ from sextant.errors import UserError
 from sextant.runs import identity
 
 TIERS = ("smoke", "small", "gpu", "paper")
+PROGRAM = ".venv/bin/sextant"  # as the README calls it: nothing needs to be activated
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,7 @@ class RunSpec:
 
     def command(self) -> str:
         """The command that carries out this run again."""
-        return (
-            f"sextant run task={self.task} method={self.method} tier={self.tier} seed={self.seed}"
-        )
+        return run_command(self.task, self.method, self.tier, self.seed)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -88,3 +87,8 @@ class RunSpec:
                 f"{spec.run_id}; the plan was edited, so make a new one"
             )
         return spec
+
+
+def run_command(task: object, method: object, tier: object, seed: object) -> str:
+    """The command that carries out a run again."""
+    return f"{PROGRAM} run task={task} method={method} tier={tier} seed={seed}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from sextant.runs.spec import run_command
 from sextant.tables.reading import TableError
 from sextant.tables.schema import Column, Line
 from sextant.tables.table import Table
@@ -76,8 +77,7 @@ def _runs(table: Table, lines: list[Line], column: Column) -> list[str]:
             out.append(f"  seed {seed}  {run_id}  {_outcome(record, lines, column)}")
             shared.setdefault(_settings(record), []).append(seed)
             out += [f"    {line}" for line in _origin(record)]
-        task, method = column.task, row.method
-        out.append(f"    sextant run task={task} method={method} tier={table.tier} seed={seed}")
+        out.append(f"    {run_command(column.task, row.method, table.tier, seed)}")
     for text, seeds in shared.items():
         out.append(f"  settings of {seed_list(seeds)}:")
         out += [f"    {line}" for line in text.splitlines()]

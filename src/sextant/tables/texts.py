@@ -58,12 +58,15 @@ def _number(value: float | None, std: float | None, digits: int) -> str:
 def _printed(published: Published | None, verdict: str | None, digits: int) -> str:
     if published is None or published.word in ("NA", "not found"):
         return ""
+    return f"paper {printed_text(published, digits)}" + (f", {verdict}" if verdict else "")
+
+
+def printed_text(published: Published, digits: int) -> str:
+    """The paper's value as it prints it, or the word that stands in its place."""
     if published.word is not None:
-        value = published.word
-    else:
-        value = _number(published.mean, published.std, digits)
-        value += f" (n={published.n})" if published.n is not None else ""
-    return f"paper {value}" + (f", {verdict}" if verdict else "")
+        return published.word
+    value = _number(published.mean, published.std, digits)
+    return value + (f" (n={published.n})" if published.n is not None else "")
 
 
 def column_note(column: Column) -> str:
@@ -100,7 +103,7 @@ def footers(table: Table) -> list[tuple[str, list[str]]]:
         ("Data", _data(table)),
         ("Seeds", [_seeds(table)]),
         ("Holes", _holes(table)),
-        ("‡", _guarded(table)),
+        ("‡", guarded(table)),
         ("Stale", _stale(table)),
         ("Runs", [_runs(table)] if table.origins.runs else []),
         ("They start from", list(table.origins.parents)),
@@ -182,7 +185,7 @@ def _holes(table: Table) -> list[str]:
     return listed
 
 
-def _guarded(table: Table) -> list[str]:
+def guarded(table: Table) -> list[str]:
     """One entry for each meaning of a guard: which runs it marks."""
     marked: dict[str, list[str]] = {}
     for line in table.definition.lines:

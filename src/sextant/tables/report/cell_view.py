@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sextant.runs.spec import run_command
 from sextant.tables.report.contents import (
     Report,
     Settings,
@@ -16,14 +17,13 @@ from sextant.tables.report.contents import (
     duration,
     metric_name,
     outcome,
-    run_command,
     run_file,
 )
 from sextant.tables.report.curves import Points, curve_chart
 from sextant.tables.report.markup import Markup, command, join, script_value, scrolled, tag
 from sextant.tables.schema import Column, Line, Row
 from sextant.tables.table import Table
-from sextant.tables.texts import seed_list
+from sextant.tables.texts import printed_text, seed_list
 
 Curves = Callable[[str], Mapping[str, Points]]
 Record = Mapping[str, Any]
@@ -65,6 +65,7 @@ def cell_view(
     return join(
         (
             tag("p", about, class_="about"),
+            *_printed(table, lines, column),
             _seeds(report, table, lines, column),
             _origins(done),
             tag("h3", "The commands that make them again"),
@@ -87,37 +88,54 @@ def _average_view(table: Table, lines: Sequence[Line], column: Column) -> Markup
     return join(
         (
             tag("p", f"The average over {over}, for seeds that every one of them has done. "),
+            *_printed(table, lines, column),
             shown if rows else tag("p", "No seed has them all yet."),
             tag("p", "The cells of these columns open the runs."),
         )
     )
 
 
+def _printed(table: Table, lines: Sequence[Line], column: Column) -> list[Markup]:
+    """What the paper prints here and where that was read."""
+    said = []
+    for line in lines:
+        published = table.cells[line.key, column.key].published
+        if published is not None:
+            at = "" if line.at is None else f" at {table.definition.axis} {line.at}"
+            source = f" (source: {published.source})" if published.source else ""
+            text = f"The paper{at}: {printed_text(published, column.digits)}{source}."
+            said.append(tag("p", text, class_="about"))
+    return said
+
+
 def _seeds(report: Report, table: Table, lines: Sequence[Line], column: Column) -> Markup:
     metrics = [metric_name(line, column) for line in lines]
-    names = ["Seed", *metrics, "Outcome", "Time", "Commit", "Run"]
+    # a narrow screen shows the first two columns; the others scroll
+    names = ["Run", "Outcome", *metrics, "Time", "Commit", "Id"]
     numeric = {*metrics, "Time"}
     heads = [tag("th", n, scope="col", class_="n" if n in numeric else None) for n in names]
     head = tag("tr", *heads)
     rows = []
     for seed, run_id in table.planned[lines[0].row.key, column.key]:
-        cells: list[object] = [tag("th", seed, scope="row")]
-        record = table.records.get(run_id)
+        name, record = f"seed {seed}", table.records.get(run_id)
         if record is None:
-            cells.append(tag("td", "missing: nobody has run it", colspan=len(names) - 1))
-        else:
-            cells += [tag("td", _score(record, metric), class_="n") for metric in metrics]
-            old = " · older code" if run_id in report.stale else ""
-            said = f": {record['message']}" if record.get("message") else ""
-            cells += [
-                tag("td", f"{outcome(record)}{said}{old}"),
-                tag("td", duration(float(record.get("seconds") or 0.0)), class_="n"),
-                tag("td", tag("code", commit(record))),
-                tag("td", tag("a", run_id, href=f"../runs/{run_file(run_id)}")),
-            ]
+            lacking = tag("td", "missing: nobody has run it", colspan=len(names) - 1)
+            rows.append(tag("tr", tag("th", name, scope="row"), lacking))
+            continue
+        link = tag("a", name, href=f"../runs/{run_file(run_id)}")
+        old = " · older code" if run_id in report.stale else ""
+        said = f": {record['message']}" if record.get("message") else ""
+        cells = [
+            tag("th", link, scope="row"),
+            tag("td", f"{outcome(record)}{said}{old}"),
+            *(tag("td", _score(record, metric), class_="n") for metric in metrics),
+            tag("td", duration(float(record.get("seconds") or 0.0)), class_="n"),
+            tag("td", tag("code", commit(record))),
+            tag("td", tag("code", run_id)),
+        ]
         rows.append(tag("tr", *cells))
     caption = tag("caption", "Runs by seed")
-    whole = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="plain")
+    whole = tag("table", caption, tag("thead", head), tag("tbody", *rows), class_="plain seeds")
     return scrolled(whole, "Runs by seed")
 
 

@@ -91,11 +91,6 @@ def metric_name(line: Line, column: Column) -> str:
     return str(column.metric) if line.at is None else f"{column.metric}@{line.at}"
 
 
-def run_command(task: object, method: object, tier: object, seed: object) -> str:
-    """The command that carries out a run again."""
-    return f"sextant run task={task} method={method} tier={tier} seed={seed}"
-
-
 class Settings:
     """The settings of runs as text; runs that differ in the seed alone share one."""
 

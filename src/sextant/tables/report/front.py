@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from sextant.runs.spec import PROGRAM
 from sextant.tables.claims import STATUSES
 from sextant.tables.pages import PRINTED
 from sextant.tables.register import RegisterEntry
@@ -64,9 +65,9 @@ def _summary(report: Report) -> Markup:
         ("Runs in the ledger", f"{len(report.records):,}"),
         ("failed", f"{failed}"),
     ]
-    counted = [tag("div", tag("dd", value), tag("dt", name)) for name, value in facts]
+    counted = [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts]
     judged = [
-        tag("div", tag("dd", claims[status]), tag("dt", badge(status, SYMBOLS[status])))
+        tag("div", tag("dt", badge(status, SYMBOLS[status])), tag("dd", claims[status]))
         for status in STATUSES
     ]
     note = tag("p", "Claims are counted at the highest tier with results.", class_="about")
@@ -157,11 +158,10 @@ def _how(report: Report) -> Markup:
         line = tag(
             "p",
             "Two states of the ledger side by side: ",
-            tag("code", "sextant report against=HEAD~5"),
+            tag("code", f"{PROGRAM} report against=HEAD~5"),
             " or ",
             tag("code", "against=<folder of another ledger>"),
             ".",
         )
-    return tag(
-        "footer", tag("p", "Made from the ledger by ", tag("code", "sextant report"), "."), line
-    )
+    made = tag("p", "Made from the ledger by ", tag("code", f"{PROGRAM} report"), ".")
+    return tag("footer", made, line)

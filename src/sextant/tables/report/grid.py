@@ -41,7 +41,7 @@ def _head(columns: Sequence[Column], beside: set[str]) -> Markup:
     lower: list[Markup] = []
     index = 1
     for column in columns:
-        label = join((column.label, tag("small", column_note(column))))
+        label = join((column.label, " ", tag("small", column_note(column))))
         if column.key not in beside:
             upper.append(_sorter(label, index, column.better, rowspan=deep))
             index += 1
@@ -105,8 +105,9 @@ def _ours(table: Table, cell: Cell, line: Line, column: Column, best: bool) -> M
 
 
 def mark(cell: Cell, text: str) -> Markup | None:
-    """What qualifies a number, such as `(2/3)!`; it catches the eye where seeds are lacking."""
-    lacking = bool(cell.values) and text != f"({cell.planned}/{cell.planned})"
+    """What qualifies a number, such as `(2/3)!`; it catches the eye where seeds are lacking or the
+    code has changed since."""
+    lacking = bool(cell.values) and (not cell.complete or cell.stale)
     return tag("span", text, class_="mark lack" if lacking else "mark") if text else None
 
 

@@ -78,6 +78,7 @@ def chooser(table: Table) -> Markup:
             class_="tools",
             id="pair",
         ),
-        tag("div", id="comparison", aria_live="polite"),
+        tag("output", id="compared", aria_live="polite", class_="about"),
+        tag("div", id="comparison"),
         aria_labelledby="compare",
     )

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from sextant.runs.spec import run_command
 from sextant.tables.report.contents import (
     Report,
     duration,
     outcome,
-    run_command,
     run_file,
 )
 from sextant.tables.report.curves import Points, curve_chart
@@ -210,5 +210,7 @@ def runs_page(report: Report, shell: Shell, asked: Mapping[str, Sequence[Use]]) 
 def _seed(record: Mapping[str, Any], asked: Mapping[str, Sequence[Use]]) -> Markup:
     run_id = str(record["run_id"])
     mark = ("" if record["status"] == "done" else "✗") + ("" if run_id in asked else "°")
-    link = tag("a", f"{record['seed']}{mark}", href=f"runs/{run_file(run_id)}")
-    return join((link, " "))
+    said = [f"seed {record['seed']}", outcome(record)] + ["no table asks for it"] * ("°" in mark)
+    name = f"{record['method']} on {record['task']}, tier {record['tier']}, {', '.join(said)}"
+    address = f"runs/{run_file(run_id)}"
+    return join((tag("a", f"{record['seed']}{mark}", href=address, aria_label=name), " "))

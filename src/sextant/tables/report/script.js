@@ -189,7 +189,7 @@ function cells(dialog) {
     const table = cell.closest("table");
     const head = table.querySelector(`th[data-index="${cell.cellIndex}"] button`);
     const unseen = head.querySelector(".unseen");
-    const column = unseen ? unseen.textContent.replace(" of ", "") : head.firstChild.textContent;
+    const column = unseen ? unseen.textContent.replace(" of ", "") : head.firstChild.textContent.trim();
     return `${cell.parentElement.cells[0].textContent}: ${column}`;
   };
   document.addEventListener("click", (event) => {
@@ -212,6 +212,7 @@ function cells(dialog) {
 
 function comparing(form) {
   const place = document.getElementById("comparison");
+  const said = document.getElementById("compared");
   const [first, second] = [form.elements.first, form.elements.second];
   const signed = (value, digits) => (value > 0 ? "+" : "") + value.toFixed(digits).replace("-", "−");
   const compare = async () => {
@@ -219,7 +220,8 @@ function comparing(form) {
     try {
       content = await sextant.load("pairs");
     } catch (error) {
-      place.replaceChildren(sextant.element("p", error.message));
+      said.textContent = error.message;
+      place.replaceChildren();
       return;
     }
     const [a, b] = [+first.value, +second.value];
@@ -230,23 +232,29 @@ function comparing(form) {
     const caption = sextant.element("caption", "A against B", { class: "unseen" });
     const about = sextant.element("p", "Differences are paired by seed and turned so that above zero means A is better; the bounds are one-sided 95 % each.", { class: "about" });
     const head = sextant.element("tr");
-    for (const text of ["Column", `A: ${names[0]}`, `B: ${names[1]}`, "A is better by", "95 % bounds", "Seeds", "So"]) {
-      head.append(sextant.element("th", text, { scope: "col", class: text === "Column" ? "" : "n" }));
+    for (const text of ["Column", "So", "A is better by", "95 % bounds", "Seeds", `A: ${names[0]}`, `B: ${names[1]}`]) {
+      head.append(sextant.element("th", text, { scope: "col", class: ["Column", "So"].includes(text) ? "" : "n" }));
     }
+    const verdicts = { "1": "A is better", "-1": "B is better", "0": "open" };
+    const counts = new Map(["1", "-1", "0"].map((sign) => [verdicts[sign], 0]));
     const rows = content.columns.map(([label, note, digits], k) => {
       const row = sextant.element("tr");
       row.append(sextant.element("th", `${label} ${note.replaceAll(" ", "\u00a0")}`, { scope: "row" }));
-      const texts = [content.cells[a][k], content.cells[b][k]];
+      const texts = [];
+      let verdict = a === b ? "the same method" : "fewer than two seeds in common";
       const entry = a === b ? 0 : pair?.[k];
       if (entry) {
         const [mean, lower, upper, n, word] = entry;
         const sign = flipped ? -1 : 1;
         const bounds = flipped ? [-upper, -lower] : [lower, upper];
         texts.push(signed(sign * mean, digits), bounds.map((bound) => signed(bound, digits)).join(" to "), n);
-        texts.push({ "1": "A is better", "-1": "B is better", "0": "open" }[sign * word]);
+        verdict = verdicts[sign * word];
+        counts.set(verdict, counts.get(verdict) + 1);
       } else {
-        texts.push("–", "–", "–", a === b ? "the same method" : "fewer than two seeds in common");
+        texts.push("–", "–", "–");
       }
+      row.append(sextant.element("td", verdict));
+      texts.push(content.cells[a][k], content.cells[b][k]);
       for (const text of texts) row.append(sextant.element("td", text, { class: "n" }));
       return row;
     });
@@ -257,6 +265,8 @@ function comparing(form) {
     table.append(caption, header, body);
     const box = sextant.element("div", undefined, { class: "scroll", role: "region", "aria-label": "Comparison", tabindex: "0" });
     box.append(table);
+    const told = [...counts].map(([verdict, count]) => `${verdict} in ${count}`).join(", ");
+    said.textContent = `${names[0]} (A) against ${names[1]} (B): ${a === b ? "the same method" : `${told} of ${rows.length} columns`}.`;
     place.replaceChildren(about, box, ...beside([first, second]));
   };
   form.addEventListener("submit", (event) => {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
+from sextant.runs.spec import PROGRAM
 from sextant.tables.report.cell_view import Curves
 from sextant.tables.report.charts import bar_chart
 from sextant.tables.report.contents import fullness, page_stem
@@ -15,7 +16,7 @@ from sextant.tables.report.markup import Markup, Shell, badge, command, join, ta
 from sextant.tables.report.pairs import chooser
 from sextant.tables.report.run_page import gallery
 from sextant.tables.table import Table
-from sextant.tables.texts import SYMBOLS, footers, subtitle, title
+from sextant.tables.texts import SYMBOLS, footers, guarded, subtitle, title
 
 POINTS_ON_A_PAGE = 24_000
 METRICS_SHOWN = 2
@@ -105,6 +106,7 @@ def _legend(table: Table) -> Markup:
     """What the marks of this table mean."""
     notes = ["A cell opens its runs; heads sort; bold is the best of its group."]
     notes.append("k/N seeds are done of N planned, ! where some are lacking.")
+    notes += [f"‡ has {meaning}." for meaning in guarded(table)]
     if any(cell.published for cell in table.cells.values()) and table.tier != "paper":
         notes.append("Printed values get a verdict at tier paper only.")
     return tag("p", " ".join(notes), class_="about")
@@ -169,7 +171,7 @@ def _multiples(
             )
             for row, points in found.items()
         ]
-        parts.append(tag("h4", metric, tag("small", str(frame))))
+        parts.append(tag("h3", metric, tag("small", str(frame))))
         parts.append(tag("div", *charts, class_="multiples"))
     return tag("details", tag("summary", task), *parts, open=True) if parts else None
 
@@ -181,7 +183,7 @@ def _pictures(table: Table, figures: Mapping[str, str], pictures: Pictures) -> M
             shown = gallery([(figures[figure.key], figure.caption)], "../")
             parts.append(tag("div", shown, class_="drawn"))
         else:
-            call = f"sextant figures {table.definition.number} tier={table.tier}"
+            call = f"{PROGRAM} figures {table.definition.number} tier={table.tier}"
             text = f"{figure.caption} Not drawn here; on the machine that holds the runs: "
             parts.append(tag("p", text, tag("code", call), class_="absent"))
     samples, seen = [], set()
