@@ -198,10 +198,11 @@ def test_job_ids_are_said_as_squeue_says_them():
     assert arrays(["7_0", "7_1", "7_2", "7_5", "9"]) == ["7_[0-2,5]", "9"]
 
 
-def timed(spec, seconds, tier="smoke"):
+def timed(spec, seconds, tier="smoke", device="cpu"):
     return {
         "run_id": spec.run_id, "task": spec.task, "method": spec.method, "tier": tier,
         "status": "done", "seconds": seconds, "spec": spec.settings,
+        "provenance": {"device": device},
     }  # fmt: skip
 
 
@@ -223,6 +224,16 @@ def test_the_cost_says_what_it_rests_on():
         "of their task, without 1 whose like was never timed)"
     )
     assert str(Estimator([]).cost([stranger])) == "no run like these was timed yet"
+
+
+def test_gpu_time_that_was_judged_by_a_cpu_says_so_until_a_gpu_was_timed():
+    wanted = replace(line_spec(steps=30), needs_gpu=True)
+    by_cpu = timed(line_spec(steps=10), 200.0)
+    assert str(Estimator([by_cpu]).cost([wanted])) == (
+        "about 10 min of GPU time (1 judged by CPU runs)"
+    )
+    by_gpu = timed(line_spec(steps=10), 10.0, device="gpu")
+    assert str(Estimator([by_cpu, by_gpu]).cost([wanted])) == "about 30 s of GPU time"
 
 
 def test_a_failed_run_teaches_no_cost():

@@ -20,6 +20,7 @@ class Cost:
         seconds: of those that could be estimated.
         measured: how many from runs of the same task, method and tier.
         scaled: how many from the seconds a step of another method or tier of their task.
+        on_cpu: how many need a GPU, though only runs on a CPU could be learned from.
         needs_gpu: whether any needs a GPU.
     """
 
@@ -27,6 +28,7 @@ class Cost:
     seconds: float
     measured: int
     scaled: int
+    on_cpu: int
     needs_gpu: bool
 
     def __str__(self) -> str:
@@ -37,9 +39,21 @@ class Cost:
         remarks = []
         if self.scaled:
             remarks.append(f"{self.scaled} judged by another method or tier of their task")
+        if self.on_cpu:
+            remarks.append(f"{self.on_cpu} judged by CPU runs")
         if unknown:
             remarks.append(f"without {unknown} whose like was never timed")
         return said + (f" ({', '.join(remarks)})" if remarks else "")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """The seconds expected of a run, whether its like was timed, and whether it needs a GPU while
+    those that were timed ran on a CPU."""
+
+    seconds: float
+    like: bool
+    on_cpu: bool
 
 
 class Estimator:
@@ -50,39 +64,46 @@ class Estimator:
     """
 
     def __init__(self, records: Iterable[Mapping[str, Any]]) -> None:
-        self.rates: dict[tuple[str, ...], list[float]] = {}
+        self.rates: dict[tuple[str, ...], list[tuple[float, str]]] = {}
         for record in records:
             if record["status"] != "done":
                 continue
             rate = record["seconds"] / steps_of(record["spec"])
+            device = (record.get("provenance") or {}).get("device") or "cpu"
             task, method, tier = record["task"], record["method"], record["tier"]
             for key in ((task, method, tier), (task, method), (task,)):
-                self.rates.setdefault(key, []).append(rate)
+                self.rates.setdefault(key, []).append((rate, device))
 
-    def seconds(self, spec: RunSpec) -> tuple[float, bool] | None:
-        """Seconds expected of a run and whether its like was timed; None without any history."""
+    def guess(self, spec: RunSpec) -> Guess | None:
+        """What is expected of a run; None without any history."""
         like = (spec.task, spec.method, spec.tier)
         for key in (like, like[:2], like[:1]):
             if key in self.rates:
-                rate = statistics.median(self.rates[key])
-                return rate * steps_of(spec.settings), key == like
+                known = self.rates[key]
+                on_gpu = [entry for entry in known if entry[1] != "cpu"]
+                if spec.needs_gpu and on_gpu:
+                    known = on_gpu
+                rate = statistics.median(rate for rate, _ in known)
+                on_cpu = spec.needs_gpu and not on_gpu
+                return Guess(rate * steps_of(spec.settings), key == like, on_cpu)
         return None
 
     def expected(self, spec: RunSpec) -> float | None:
         """Seconds expected of a run, or None without any history."""
-        guess = self.seconds(spec)
-        return None if guess is None else guess[0]
+        guess = self.guess(spec)
+        return None if guess is None else guess.seconds
 
     def cost(self, specs: Iterable[RunSpec]) -> Cost:
         """The estimate for several runs together."""
         specs = list(specs)
-        found = [guess for guess in map(self.seconds, specs) if guess is not None]
-        measured = sum(like for _, like in found)
+        found = [guess for guess in map(self.guess, specs) if guess is not None]
+        measured = sum(guess.like for guess in found)
         return Cost(
             runs=len(specs),
-            seconds=sum(seconds for seconds, _ in found),
+            seconds=sum(guess.seconds for guess in found),
             measured=measured,
             scaled=len(found) - measured,
+            on_cpu=sum(guess.on_cpu for guess in found),
             needs_gpu=any(spec.needs_gpu for spec in specs),
         )
 
