@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import time
@@ -135,6 +136,25 @@ def test_the_state_of_an_earlier_attempt_is_not_taken_for_this_one(runs):
     with lease(folder.path / "lease", False):
         (run,) = active(runs)
     assert (run.step, run.seen, run.first_attempt) == (0, 0.0, False)
+
+
+def test_a_job_on_another_host_is_seen_where_its_lock_is_not(runs):
+    folder = folder_of(runs, 0)
+    with lease(folder.path / "lease", False):
+        pass
+    at_step(folder, 40, [1.0])
+    owner = {"job": "7_3", "host": "elsewhere", "since": time.time(), "step": 0}
+    write_json(folder.path / "owner.json", owner)
+    (run,) = active(runs)
+    assert (run.owner, run.step) == ("job 7_3 on elsewhere", 40)
+    assert ended(runs, time.time() - 60) == []
+    # locks are seen on their own host, so there the file alone is what a killed job left
+    write_json(folder.path / "owner.json", owner | {"host": socket.gethostname()})
+    assert active(runs) == []
+    assert [run.status for run in ended(runs, time.time() - 60)] == ["stopped"]
+    write_json(folder.path / "owner.json", owner)
+    write_json(folder.result, {})
+    assert active(runs) == []
 
 
 def test_a_damaged_state_is_looked_at_later(runs):

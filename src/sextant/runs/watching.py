@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
-from sextant.runs.lease import holder
+from sextant.runs.launch.owner import worker_of
 from sextant.runs.store import RunFolder, read_json
 
 CURVE_BYTES = 1 << 16
@@ -22,7 +22,7 @@ PATIENCE = (
 
 @dataclass(frozen=True)
 class Active:
-    """A run whose lease is held.
+    """A run that is carried out now.
 
     `step` and `metrics` are those of this attempt; they are empty until it has trained for half a
     second. `steps` is 0 where the run does not train.
@@ -68,7 +68,7 @@ def ended(runs: Path, since: float) -> list[Ended]:
         result, state = _modified(folder.result), _modified(folder.state)
         if result > since and result >= _modified(folder.path / "lease"):
             found.append(_ended(folder, result))
-        elif result == 0.0 and state > since and holder(folder.path / "lease") is None:
+        elif result == 0.0 and state > since and worker_of(folder) is None:
             found.append(_stopped(folder, state))
     return sorted((run for run in found if run is not None), key=lambda run: -run.at)
 
@@ -82,7 +82,7 @@ def _held(runs: Path) -> Iterator[tuple[RunFolder, str]]:
         taken = _modified(folder.path / "lease")
         # trying a lease takes it for an instant, so those of runs that ended are left alone
         if taken and taken > _modified(folder.result):
-            owner = holder(folder.path / "lease")
+            owner = worker_of(folder)
             if owner is not None:
                 yield folder, owner
 

@@ -11,12 +11,12 @@ from sextant.paths import Project, find_project
 from sextant.runs import ledger
 from sextant.runs.compose import Composer
 from sextant.runs.launch.cost import Estimator
+from sextant.runs.launch.owner import worker_of
 from sextant.runs.launch.queue import QueuedJob, read_queue
 from sextant.runs.launch.standing import DONE, MISSING, QUEUED, Standing, Standings
 from sextant.runs.launch.submissions import Submission, job_name, recall
-from sextant.runs.lease import holder
 from sextant.runs.plan import make_plan
-from sextant.runs.store import read_json
+from sextant.runs.store import RunFolder, read_json
 from sextant.tables.definition import TableDefinition, find_table, find_tables, requests
 from sextant.verbs.arguments import read
 from sextant.verbs.tabling import plan_name, runs_of
@@ -114,10 +114,10 @@ def details(found: Sequence[Standing]) -> list[str]:
 
 
 def running(project: Project, named: set[str]) -> list[str]:
-    """One line for each run whose lease is held, but for those that are named above."""
+    """One line for each run that is carried out now, but for those that are named above."""
     lines = []
     for folder in sorted(project.runs.glob("*/")) if project.runs.is_dir() else []:
-        owner = None if folder.name in named else holder(folder / "lease")
+        owner = None if folder.name in named else worker_of(RunFolder(folder))
         if owner is None or not (folder / "spec.json").is_file():
             continue
         spec = read_json(folder / "spec.json")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.runs.lease import holder
 from sextant.runs.store import RunFolder, read_json
 
 FILE = "owner.json"
@@ -64,6 +65,25 @@ def owner_of(folder: RunFolder) -> dict[str, Any] | None:
         return read_json(folder.path / FILE)
     except (OSError, UserError):
         return None
+
+
+def worker_of(folder: RunFolder) -> str | None:
+    """Who carries out the run of a folder now, or None.
+
+    Where the lock of another host is not seen here, the job that wrote itself into the folder is
+    believed: it removes its file when it ends, unless it was killed.
+    """
+    held = holder(folder.path / "lease")
+    owner = None if held else owner_of(folder)
+    if owner is None or owner["host"] == socket.gethostname():
+        return held
+    try:
+        written = (folder.path / FILE).stat().st_mtime
+        if folder.result.is_file() and folder.result.stat().st_mtime >= written:
+            return None
+    except FileNotFoundError:
+        return None
+    return f"job {owner['job']} on {owner['host']}"
 
 
 def step_so_far(folder: RunFolder) -> int:

@@ -38,6 +38,11 @@ class QueuedJob:
     def on_a_node(self) -> bool:
         return self.state in ON_A_NODE
 
+    @property
+    def why(self) -> str:
+        """Why it waits, also where SLURM has given no reason yet."""
+        return "SLURM has not looked at it yet" if self.reason == "None" else self.reason
+
 
 def read_queue() -> dict[str, QueuedJob]:
     """Every job of this user, by id.

@@ -69,7 +69,7 @@ class Standings:
         if job is not None and job.on_a_node:
             return Standing(spec, RUNNING, self._running(spec, folder, job))
         if job is not None:
-            why = f"job {job.job} waits ({job.reason})"
+            why = f"job {job.job} waits ({job.why})"
             if folder.checkpoint.is_file():
                 return Standing(spec, PREEMPTED, f"{_at(folder)}; {why}")
             return Standing(spec, QUEUED, why)
