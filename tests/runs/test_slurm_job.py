@@ -88,6 +88,42 @@ def test_a_job_that_slurm_ends_is_not_put_back(
     assert requeued == []
 
 
+def stopped_for_hydra(spec, surroundings, progress=lambda: None):
+    with job.coming_back_to_hydra(spec, surroundings.runs):
+        progress()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(5)
+
+
+def test_a_run_of_hydras_launcher_goes_back_to_the_queue_while_it_or_its_parent_gets_on(
+    in_a_job, surroundings, monkeypatch
+):
+    parent = line_spec()
+    spec = line_spec(seed=1, parents={"start": parent})
+    checkpoint = open_folder(surroundings.runs, parent).checkpoint
+    requeued = interrupted(monkeypatch, "RUNNING")
+    for _ in range(2 * job.FRUITLESS):
+        with pytest.raises(SystemExit) as left:
+            stopped_for_hydra(spec, surroundings, checkpoint.touch)
+        assert left.value.code == job.LEFT
+    assert requeued == ["7_3"] * 2 * job.FRUITLESS
+    assert os.environ["SLURM_JOB_NAME"] == "interactive"  # which Lightning does not requeue
+    for _ in range(job.FRUITLESS - 1):
+        with pytest.raises(SystemExit):
+            stopped_for_hydra(spec, surroundings)
+    with pytest.raises(UserError, match="stopped 4 times without getting any further"):
+        stopped_for_hydra(spec, surroundings)
+
+
+def test_hydras_job_that_slurm_ends_leaves_no_result_and_is_not_put_back(
+    in_a_job, surroundings, monkeypatch
+):
+    requeued = interrupted(monkeypatch, "COMPLETING")
+    with pytest.raises(SystemExit):
+        stopped_for_hydra(line_spec(), surroundings)
+    assert requeued == []
+
+
 def test_the_first_notice_alone_counts(signals):
     def told_to_leave():
         with job.heeding_notices():
@@ -149,6 +185,8 @@ def test_a_run_is_queued_running_preempted_lost_or_missing(surroundings, folder)
     assert standing(surroundings, sent=False) == ("missing", "")
     assert standing(surroundings, [PENDING]) == ("queued", "job 7_3 waits (Priority)")
     assert standing(surroundings, [RUNNING]) == ("running", "job 7_3 on node4: starting")
+    fresh = QueuedJob("7_3", "PENDING", "", "None", "toy")
+    assert standing(surroundings, [fresh])[1] == "job 7_3 waits (SLURM has not looked at it yet)"
     namesake = QueuedJob("7_3", "RUNNING", "node4", "None", "another")
     assert standing(surroundings, [namesake])[0] == "lost"
     assert standing(surroundings)[1].startswith("job 7_3 ended without a result: it left no word")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sextant.runs import ledger
 from sextant.runs.launch import queue
@@ -138,3 +139,36 @@ def test_hydras_own_multirun_goes_through_the_queue(results, tmp_path):
         (0, "done"),
         (1, "done"),
     ]
+
+
+@pytest.mark.slow
+def test_hydras_own_multirun_has_one_owner_of_requeueing(results, tmp_path):
+    waiting = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "sextant.cli", "run", "--multirun", "hydra/launcher=slurm"),
+            *("task=generation/normal_to_eight_gaussians", "method=flow/mean_flow", "tier=smoke"),
+            *("seed=0", "budget.steps=3000", "hydra.launcher.mem_gb=1"),
+            f"hydra.launcher.submitit_folder={tmp_path}/jobs/%j",
+            f"hydra.sweep.dir={tmp_path}/multirun",
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(lambda: list(results.glob("runs/*/state.json")), "the run to train")
+        (job,) = (one.job for one in queue.read_queue().values())
+        slurm("scancel", "--signal=USR2", job)
+        wait_for(lambda: queue.state_of(job) == "PENDING", "the run to be queued again")
+        # submitit's own handler would leave in the middle of a step, without a checkpoint
+        (checkpoint,) = results.glob("runs/*/checkpoint.ckpt")
+        assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+        assert waiting.poll() is None
+        assert waiting.wait(240) == 0
+    finally:
+        waiting.kill()
+    assert "Restarts=1 " in slurm("scontrol", "show", "job", job)
+    said = "".join(path.read_text() for path in tmp_path.glob("jobs/*/*_log.*"))
+    assert "Loading pickle" in said
+    assert "Caught signal" not in said  # which is what submitit's handler says
+    (record,) = ledger.read(results / "ledger").values()
+    assert record["status"] == "done"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 from sextant.errors import UserError, unknown
 from sextant.paths import find_project
 from sextant.runs.compose import Composer, spec_from_config
+from sextant.runs.launch.job import coming_back_to_hydra, in_hydras_job
 from sextant.runs.spec import TIERS, RunSpec
 
 USAGE = """usage: sextant run [task=NAME] [method=NAME] [tier=small] [seed=0] [key=value ...]
@@ -41,6 +43,8 @@ def main(arguments: list[str]) -> int:
         try:
             results.append(_carry_out(config))
         except (UserError, KeyboardInterrupt) as problem:
+            if in_hydras_job():
+                raise  # the list stays on the node; the launching call learns of what is raised
             problems.append(problem)
 
     conf = str(project.conf)
@@ -130,7 +134,8 @@ def _carry_out(config: Any) -> dict[str, Any]:
         )
 
     spec = spec_from_config(resolved, task, method, tier, parent_spec)
-    return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"])
+    with coming_back_to_hydra(spec, project.runs) if in_hydras_job() else nullcontext():
+        return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"])
 
 
 def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]:

@@ -4,8 +4,9 @@ Putting a run back into the queue has one owner: this module. SLURM sends SIGUSR
 up (and whatever `scancel --signal` names), or SIGTERM before it preempts; the run then writes its
 checkpoint after the step it is in, and the job asks SLURM for its place in the queue. submitit's
 own handler would requeue from inside the signal handler, in the middle of a step, and Lightning's
-would call `scontrol` a second time, so neither is left in place. What dies without a word (a node
-that fails) SLURM requeues by itself, and the run goes on from its last checkpoint.
+would call `scontrol` a second time, so neither is left in place, in the jobs of Hydra's own launcher
+(`sextant run --multirun`) either. What dies without a word (a node that fails) SLURM requeues by
+itself, and the run goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -76,6 +77,38 @@ def carry_out_in_job(plan: Path, index: int, surroundings: Surroundings, again: 
     if record["status"] == "failed":
         raise RunFailed(f"{record['reason']}: {record.get('message', '')}")
     return record["run_id"]
+
+
+def in_hydras_job() -> bool:
+    """Whether this process is a job that Hydra's submitit launcher sent to SLURM."""
+    return os.environ.get("SUBMITIT_EXECUTOR") == "slurm"
+
+
+@contextmanager
+def coming_back_to_hydra(spec: RunSpec, runs: Path) -> Iterator[None]:
+    """Lets a run of `sextant run --multirun`, with its parents, leave for the queue in the block.
+
+    The launching call waits for a result of the job, so one that will come back leaves none.
+
+    Args:
+        runs: the run folders.
+
+    Raises:
+        UserError: when it was stopped too often without getting anywhere.
+        SystemExit: after the job was put back into the queue, or where SLURM ends it.
+    """
+    folder, job = open_folder(runs, spec), job_id()
+    lineage = [RunFolder(runs / member.run_id) for member in spec.lineage()]
+    before = [_progress(member) for member in lineage]
+    _keep_lightning_from_requeueing()
+    try:
+        with heeding_notices():
+            yield
+    except (KeyboardInterrupt, SystemExit):
+        if queue.state_of(job) != "RUNNING":
+            raise SystemExit(LEFT) from None
+        progressed = before != [_progress(member) for member in lineage]
+        _leave(spec, job, _fruitless_stops(folder, progressed))
 
 
 def job_id() -> str:
