@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -157,6 +158,27 @@ def test_a_run_over_several_processes_asks_for_all_of_them(surroundings):
     assert several.processes == 8
     assert (wanted["nodes"], wanted["tasks_per_node"], wanted["gpus_per_node"]) == (2, 4, 4)
     assert wanted["mem_gb"] == 32
+
+
+def test_a_trainer_over_two_nodes_is_what_sbatch_is_asked_for(tmp_path, monkeypatch, capsys):
+    for name, line in (
+        ("sbatch", 'cp "$1" "$0.script"; echo Submitted batch job 7'),
+        ("squeue", ""),
+    ):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{line}\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SEXTANT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.chdir(ROOT)
+    one = ["12", "tier=smoke", "rows=mean_flow", "columns=moons"]
+    assert main(["reproduce", *one, "where=slurm", "trainer=ddp_two_nodes"]) == 0
+    assert "submitted 7" in capsys.readouterr().out
+    script = (tmp_path / "bin" / "sbatch.script").read_text()
+    asked = set(re.findall(r"^#SBATCH (.*)$", script, re.MULTILINE))
+    assert {"--nodes=2", "--ntasks-per-node=2", "--mem=16GB"} <= asked
+    assert "--kill-on-bad-exit=1" in script
 
 
 def test_without_sbatch_there_is_a_sentence(surroundings, tmp_path, monkeypatch):
