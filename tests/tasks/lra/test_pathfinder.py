@@ -79,6 +79,19 @@ def test_the_label_is_the_connectivity_at_other_sizes(side, contour):
     assert 0 < pictures.labels.sum() < 12
 
 
+def test_two_images_of_path_x_have_the_label_of_their_discs():
+    law = law_of_side(128)
+    pictures = draw_pictures(law, 1, np.arange(2))
+    assert pictures.images.shape == (2, 128, 128)
+    assert sorted(pictures.labels.tolist()) == [0, 1]
+    assert agreement(law, pictures) == 0
+
+
+def test_both_labels_are_equally_frequent():
+    labels = draw_images(law_of_side(32), 2512, 2000, workers=1)["labels"]
+    assert abs(labels.mean() - 0.5) <= 0.03
+
+
 def test_images_show_the_snakes_and_the_discs(hard):
     law = law_of_side(32)
     assert hard.images.shape == (400, 32, 32)

@@ -27,8 +27,9 @@ TOKENS_PER_KNOT = 5
 class LunaAttention(Attention):
     """phi(q) S / max(phi(q) z, epsilon) with S = phi(K)^T V, z = phi(K)^T 1 and a learned phi.
 
-    One map for all heads, for queries and for keys; see `FeatureMap` for its settings, which are
-    the same here. There is no attention matrix, and so no dropout of it.
+    LUNA (arXiv 2512.08061), equations 9 and 11. One map for all heads, for queries and for keys;
+    see `FeatureMap` for its settings, which are the same here. There is no attention matrix, and so
+    no dropout of it.
 
     On a CPU, channel functions that are piecewise linear (a ReLU hidden layer; nonnegative relu or
     none; no cap) never form a feature of a long sequence: see `sums`; of a short one they keep the

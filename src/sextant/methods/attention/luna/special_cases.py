@@ -15,7 +15,7 @@ class RandomFeatures(LunaAttention):
 
     Random features as in Rahimi and Recht (2007) and arXiv 2009.14794. Every row of w is Gaussian,
     so that features estimate their kernel without bias, orthogonal blocks included: those of
-    `FeatureMap` itself lean to one sign. Time and memory are those of `LunaAttention`.
+    `FeatureMap` itself lean to one sign. They take the time and memory of `LunaAttention`.
 
     Args:
         heads, head_dimension, length, features: as `LunaAttention`.
