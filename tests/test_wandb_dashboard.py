@@ -6,6 +6,7 @@ import json
 from collections import Counter
 
 import pytest
+import wandb
 from wandb_workspaces.reports.v2.internal import ReportViewspec
 
 from sextant.cli import main
@@ -51,7 +52,9 @@ def test_without_a_login_the_definition_is_a_file_and_says_how_to_apply_it(
     assert main(["wandb", "dashboard", "12"]) == 0
     printed = capsys.readouterr().out
     assert "table-12.small.json" in printed
-    assert "call `wandb login`, then `sextant wandb dashboard 12 tier=small` again" in printed
+    path = project.results / "dashboards" / "table-12.small.json"
+    command = f"`.venv/bin/sextant wandb dashboard 12 from={path}`"
+    assert f"call `wandb login`, then {command}, here or on another machine" in printed
     assert wandb_server.operations == []
     written = definition_file(project)
     first = (project.results / "dashboards" / "table-12.small.json").read_bytes()
@@ -111,7 +114,9 @@ def test_every_table_has_a_report(table):
     tasks = {str(column.task): TaskRuns(["0" * 12], ["loss"], ["grid"]) for column in table.columns}
     report = dashboard.build(table, "small", tasks, "lab", "sextant", "| a |")
     assert len(report.title) <= dashboard.TITLE_LIMIT
-    spec = json.loads(dashboard.to_json(report))["spec"]
+    text = dashboard.to_json(report)
+    assert dashboard.to_json(dashboard.from_json(text, "a.json")) == text
+    spec = json.loads(text)["spec"]
     assert len(grids(spec)) == len(tasks)
     for column in table.columns:
         bars = [
@@ -129,6 +134,52 @@ def test_logged_in_the_report_is_made_and_then_replaced(project, wandb_server, c
         assert json.loads(view["spec"]) == definition_file(project)["spec"]
     assert view["displayName"] == definition_file(project)["title"]
     assert wandb_server.operations.count("upsertView") == 2
+
+
+def test_the_file_that_was_written_without_a_login_is_applied(
+    project, wandb_server, monkeypatch, capsys, tmp_path
+):
+    with monkeypatch.context() as nobody:
+        nobody.delenv("WANDB_API_KEY")
+        assert main(["wandb", "dashboard", "12"]) == 0
+    carried = tmp_path / "elsewhere.json"
+    (project.results / "dashboards" / "table-12.small.json").rename(carried)
+    wandb_server.operations.clear()
+    wandb.teardown()
+    for _ in range(2):
+        assert main(["wandb", "dashboard", "12", f"from={carried}"]) == 0
+        assert f"report: {wandb_server.url}/lab/sextant/reports/" in capsys.readouterr().out
+    assert wandb_server.complaints == []
+    (view,) = wandb_server.views.values()
+    written = json.loads(carried.read_text())
+    assert json.loads(view["spec"]) == written["spec"]
+    assert (view["displayName"], view["description"]) == (written["title"], written["description"])
+    assert wandb_server.operations.count("upsertView") == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "text", "sentence"),
+    [
+        ("12", None, "there is no file"),
+        ("12", "{", "is no definition of a dashboard"),
+        ("12", "[]", "is no definition of a dashboard"),
+        ("12", '{"entity": "", "project": "p"}', "is no definition of a dashboard: 'title'"),
+        ("13", "12", "is the dashboard 'Table 12 (otmf-1), tier small"),
+    ],
+)
+def test_a_file_that_is_not_that_tables_is_refused_in_one_sentence(
+    project, wandb_server, capsys, tmp_path, number, text, sentence
+):
+    path = tmp_path / "given.json"
+    if text == "12":
+        text = dashboard.to_json(dashboard.build(TABLE, "small", {}, "", "sextant", "| a |"))
+    if text is not None:
+        path.write_text(text)
+    assert main(["wandb", "dashboard", number, f"from={path}"]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert wandb_server.views == {}
 
 
 def test_a_server_that_refuses_is_one_sentence(project, wandb_server, monkeypatch, capsys):

@@ -115,10 +115,11 @@ def test_the_group_is_the_task_where_no_table_asked(mirrored, wandb_server):
     assert wandb_server.runs[spec.run_id].fields["groupName"] == "toy/line"
 
 
-def test_a_table_is_no_part_of_a_run(mirrored, wandb_server):
+def test_a_table_is_no_part_of_a_run_and_the_first_gives_its_group(mirrored, wandb_server):
     spec = line_spec(method="Solver")
-    first = execute(spec, mirrored(OFFLINE, table="toy-1"))
-    assert execute(spec, mirrored(OFFLINE, table="toy-2")) == first
+    first = execute(spec, mirrored(ONLINE, table="toy-1"))
+    assert execute(spec, mirrored(ONLINE, table="toy-2")) == first
+    assert wandb_server.runs[spec.run_id].fields["groupName"] == "toy-1"
 
 
 @pytest.mark.parametrize("settings", [OFFLINE, ONLINE], ids=["offline", "online"])

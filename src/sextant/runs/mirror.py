@@ -55,9 +55,11 @@ class NoMirror:
 class WandbMirror:
     """One W&B run for one run, under the same id.
 
-    Its group is the table that asked for it (else the task), its job type the method, its config
-    the resolved settings with the run's names and provenance, its summary the scores, and the
-    ledger line itself, from which `sextant ledger import` rebuilds the ledger.
+    Its group is the table it was carried out for (else the task), its job type the method, its
+    config the resolved settings with the run's names and provenance, its summary the scores, and
+    the ledger line itself, from which `sextant ledger import` rebuilds the ledger. W&B gives a run
+    one group: a run that several tables show stays in that of the first that asked for it, which is
+    why a dashboard chooses its runs by their ids.
 
     Args:
         settings: `project`, `entity`, `mode` (offline or online), and `table` where a table asked.
@@ -125,7 +127,8 @@ class WandbMirror:
                     silent=True,
                     console="off",
                     disable_git=True,
-                    x_disable_stats=not self.online,
+                    # online it is for the user to say: WANDB_X_DISABLE_STATS
+                    **({} if self.online else {"x_disable_stats": True}),
                 ),
             )
         except (wandb.errors.AuthenticationError, wandb.errors.UsageError) as error:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sextant.errors import UserError
 from sextant.tables.schema import Column, TableDefinition
 
 METHOD = "JobType"  # W&B's field that carries the method
@@ -106,6 +107,37 @@ def to_json(report: Any) -> str:
         "spec": model.spec.model_dump(mode="json", by_alias=True, exclude_none=True),
     }
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, where: str) -> Any:
+    """The report that `to_json` wrote.
+
+    Args:
+        where: the file, for what is said of a mistake.
+
+    Raises:
+        UserError: where the text is no such report.
+    """
+    import wandb_workspaces.reports.v2 as wr
+    from pydantic import ValidationError
+    from wandb_workspaces.reports.v2.internal import ReportViewspec
+
+    try:
+        content = json.loads(text)
+        model = ReportViewspec.model_validate(
+            {
+                "project": {"entityName": content["entity"], "name": content["project"]},
+                "displayName": content["title"],
+                "description": content["description"],
+                "spec": content["spec"],
+            }
+        )
+    except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} is no definition of a dashboard: {reason}") from None
+    report = wr.Report._from_model(model)
+    report.width = model.spec.width  # which the library leaves behind
+    return report
 
 
 def _scores(definition: TableDefinition, column: Column) -> list[Any]:

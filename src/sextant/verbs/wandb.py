@@ -16,31 +16,35 @@ from sextant.paths import Project, find_project
 from sextant.runs.compose import Composer
 from sextant.runs.lease import Taken, holder, lease
 from sextant.runs.mirror import WandbMirror, is_sent, offline_copies
+from sextant.runs.spec import PROGRAM
 from sextant.runs.store import RunFolder, replace_file
 from sextant.runs.wandb_account import login, refusals, require_login
 from sextant.tables.definition import TableDefinition, find_table
 from sextant.verbs.arguments import Arguments, read
 from sextant.verbs.tabling import TableRuns, fill, runs_of
 
-USAGE = """usage: sextant wandb sync [N] [tier=small] | dashboard N [tier=small]
+USAGE = """usage: sextant wandb sync [N] [tier=small] | dashboard N [tier=small] [from=FILE]
 
   sync         sends the offline copies of runs that were carried out with logger=wandb; what was
                sent before is not sent again
   sync N       makes copies of table N's finished runs that have none first, whatever their logger
   dashboard N  makes, or replaces, a W&B report of table N: score by method with error bars, curves
                by method, cost; writes its definition to results/dashboards as well
+  from         makes it from such a file, written here or on another machine
 
 Both need `wandb login` or WANDB_API_KEY; without it, dashboard writes the definition only. The
 project and entity are those of conf/logger/wandb.yaml. logger=wandb mirrors a run offline,
-logger=wandb_online while it trains.
+logger=wandb_online while it trains. A run stands in the group of the table it was first carried out
+for; dashboards choose runs by id, so each table shows the runs it shares with others.
 
 examples:
   sextant wandb sync
-  sextant wandb dashboard 12 tier=small"""
+  sextant wandb dashboard 12 tier=small
+  sextant wandb dashboard 12 from=table-12.small.json"""
 
 
 def main(arguments: list[str]) -> int:
-    asked = read(arguments, USAGE, ["sync|dashboard", "?N"], ("tier",))
+    asked = read(arguments, USAGE, ["sync|dashboard", "?N"], ("tier", "from"))
     if asked is None:
         return 0
     action, project = asked.words[0], find_project()
@@ -133,6 +137,8 @@ def dashboard(project: Project, asked: Arguments) -> int:
     """Writes a table's report to a file, and to the W&B server where somebody is logged in."""
     if len(asked.words) < 2:
         raise UserError(f"N is missing; {USAGE.splitlines()[0]}")
+    if "from" in asked.options:
+        return apply(project, find_table(project.root, asked.words[1]), Path(asked.options["from"]))
     from sextant.tables import dashboard as definition_of
     from sextant.tables import render
 
@@ -151,10 +157,29 @@ def dashboard(project: Project, asked: Arguments) -> int:
     if logged_in:
         print(f"report: {_save(report, server)}")
     else:
+        again = f"{PROGRAM} wandb dashboard {definition.number} from={path}"
         print(
             f"not sent, because nobody is logged in to {server}: call `wandb login`, then "
-            f"`sextant wandb dashboard {definition.number} tier={tier}` again"
+            f"`{again}`, here or on another machine"
         )
+    return 0
+
+
+def apply(project: Project, definition: TableDefinition, path: Path) -> int:
+    """Makes a table's report on the W&B server from the file that `dashboard` wrote."""
+    from sextant.tables import dashboard as definition_of
+
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    report = definition_of.from_json(path.read_text(), str(path))
+    if not report.title.startswith(f"Table {definition.number} ({definition.id})"):
+        raise UserError(
+            f"{path} is the dashboard {report.title!r}, not that of table {definition.number}"
+        )
+    server = require_login("make a report")
+    settings = Composer(project.conf).setting("logger", "wandb")
+    report.entity = report.entity or settings.get("entity") or _own_entity(server)
+    print(f"report: {_save(report, server)}")
     return 0
 
 

@@ -4,8 +4,8 @@ Putting a run back into the queue has one owner: this module. SLURM sends SIGUSR
 up (and whatever `scancel --signal` names), or SIGTERM before it preempts; the run then writes its
 checkpoint after the step it is in, and the job asks SLURM for its place in the queue. submitit's
 own handler would requeue from inside the signal handler, in the middle of a step, and Lightning's
-would call `scontrol` a second time, so neither is left in place, in the jobs of Hydra's own launcher
-(`sextant run --multirun`) either. What dies without a word (a node that fails) SLURM requeues by
+would call `scontrol` a second time, so neither is left in place, nor in the jobs of Hydra's own
+launcher (`sextant run --multirun`). What dies without a word (a node that fails) SLURM requeues by
 itself, and the run goes on from its last checkpoint.
 """
 
