@@ -1,6 +1,7 @@
 """Settings of the Arena's tasks: Path-X, and the commands that its page gives."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,8 @@ def test_path_x_is_as_long_as_its_images_have_pixels(tier):
     assert settings["task"]["length"] == law.side**2
     assert settings["method"]["module"]["network"]["length"] == law.side**2
     assert (law == law_of_side(128)) == (tier in ("gpu", "paper"))
+    named = set(settings["task"]["data"]["law"]) - {"_target_"}
+    assert named == {field.name for field in fields(PathfinderLaw)}
 
 
 @pytest.mark.parametrize("task", sorted(SKYFORMER))
