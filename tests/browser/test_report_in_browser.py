@@ -297,6 +297,22 @@ def test_links_to_runs_are_large_enough_and_say_which_run(visit):
     assert page.get_by_role("link", name=name, exact=True).count() == 1
 
 
+def test_runs_are_filtered_by_task_method_and_tier(visit):
+    page = visit("runs.html")
+    rows = page.locator("table.runs tbody tr:visible")
+    every = rows.count()
+    box = page.get_by_label("Task, method or tier with")
+    box.fill("Moons exact")
+    assert rows.locator("th").all_text_contents() == ["flow/ot_exact"]
+    assert page.locator("table.runs:visible caption").all_text_contents() == ["generation/moons"]
+    assert page.locator("#found").text_content() == f"1 of {every} rows"
+    box.fill("lra paper")
+    assert set(rows.locator("td:nth-child(2)").all_text_contents()) == {"paper"}
+    box.fill("")
+    assert rows.count() == every
+    assert page.locator("#found").text_content() == ""
+
+
 def test_heads_are_named_by_their_words_alone(visit):
     page = visit("tables/table-12.small.html")
     for _ in range(2):

@@ -182,6 +182,8 @@ def runs_page(report: Report, shell: Shell, asked: Mapping[str, Sequence[Use]]) 
         key = (str(record["method"]), str(record["tier"]))
         groups.setdefault(str(record["task"]), {}).setdefault(key, []).append(record)
     failed = sum(record["status"] != "done" for record in report.records.values())
+    words = tag("input", type="search", id="runs", autocomplete="off")
+    said = tag("output", id="found", aria_live="polite")
     body = [
         tag("h1", "Runs"),
         tag(
@@ -189,6 +191,7 @@ def runs_page(report: Report, shell: Shell, asked: Mapping[str, Sequence[Use]]) 
             f"{len(report.records)} runs, {failed} failed. A seed opens its run; ✗ failed, "
             "° no table asks for it now: a run that others start from, or one of earlier settings.",
         ),
+        tag("div", tag("label", "Task, method or tier with ", words), said, class_="tools"),
     ]
     for task in sorted(groups):
         rows = [

@@ -129,21 +129,47 @@ function arrows(table) {
   });
 }
 
+function asked(input) {
+  const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+  return (text) => words.every((word) => text.toLowerCase().includes(word));
+}
+
 function rowFilter(input, table) {
   const said = document.getElementById("found");
   const apply = () => {
-    const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const wanted = asked(input);
     let shown = 0;
     const rows = [...table.querySelectorAll("tbody tr:not(.group)")];
     for (const row of rows) {
-      const name = row.cells[0].textContent.toLowerCase();
-      row.hidden = !words.every((word) => name.includes(word));
+      row.hidden = !wanted(row.cells[0].textContent);
       shown += !row.hidden;
     }
     for (const body of table.tBodies) {
       body.hidden = ![...body.rows].some((row) => !row.hidden && !row.matches(".group"));
     }
-    said.textContent = words.length ? `${shown} of ${rows.length} rows` : "";
+    said.textContent = shown < rows.length ? `${shown} of ${rows.length} rows` : "";
+  };
+  input.addEventListener("input", apply);
+  apply();
+}
+
+function runsFilter(input) {
+  const said = document.getElementById("found");
+  const tables = [...document.querySelectorAll("table.runs")];
+  const apply = () => {
+    const wanted = asked(input);
+    let [shown, all] = [0, 0];
+    for (const table of tables) {
+      const rows = [...table.tBodies[0].rows];
+      for (const row of rows) {
+        const names = [row.cells[0], row.cells[1]].map((cell) => cell.textContent);
+        row.hidden = !wanted([table.caption.textContent, ...names].join(" "));
+        shown += !row.hidden;
+      }
+      all += rows.length;
+      table.closest(".scroll").hidden = rows.every((row) => row.hidden);
+    }
+    said.textContent = shown < all ? `${shown} of ${all} rows` : "";
   };
   input.addEventListener("input", apply);
   apply();
@@ -323,6 +349,7 @@ document.addEventListener("DOMContentLoaded", () => {
     arrows(table);
     find("rows", (input) => rowFilter(input, table));
   }
+  find("runs", runsFilter);
   find("tiers", tierFilter);
   find("cell", cells);
   find("pair", comparing);
