@@ -6,12 +6,14 @@ seed of every method is drawn, in the order of the list.
 
 from __future__ import annotations
 
+import csv
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,6 +22,10 @@ DOTS_PER_INCH = 100
 GREY, INK, WARM = "#b9bec6", "#1d5fa6", "#c8553d"
 COLOURS = (INK, WARM, "#3c8d5a", "#8a5fb0", "#d39a1f", "#4aa3b5", "#7a5c45", "#d16a9c")
 LETTERS_AN_INCH = 12.0  # of a title, at ten points
+CURVE = ("curve_epoch", "curve_forgotten", "curve_test_retained")
+CIFAR10 = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 
 Run = Mapping[str, Any]
 
@@ -61,7 +67,7 @@ def forgetting_curves(runs: Sequence[Run], path: str | Path) -> Path:
     Raises:
         ValueError: when no run has the arrays.
     """
-    drawn = _chosen(runs, ("curve_epoch", "curve_forgotten", "curve_test_retained"))
+    drawn = _chosen(runs, CURVE)
     figure = Figure(figsize=(WIDTH_INCHES, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
     names = {
@@ -113,11 +119,12 @@ def confusion_of_forgotten(runs: Sequence[Run], path: str | Path) -> Path:
         colour = "white" if share > 55 else "black"
         panel.text(column, line, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=9)
     panel.set_yticks(range(len(drawn)), [run["method_label"] for run in drawn])
-    panel.set_xticks(range(shares.shape[1]))
+    names = _class_names(drawn[0]["task"], shares.shape[1])
+    panel.set_xticks(range(shares.shape[1]), names)
     panel.axvline(gone - 0.5, color=WARM)
     panel.axvline(gone + 0.5, color=WARM)
     panel.set_title(
-        f"names given to test pictures of class {gone}, in %; seed {drawn[0]['seed']}", fontsize=10
+        f"names given to test pictures of {names[gone]}, in %; seed {drawn[0]['seed']}", fontsize=10
     )
     return _write(figure, path)
 
@@ -125,10 +132,12 @@ def confusion_of_forgotten(runs: Sequence[Run], path: str | Path) -> Path:
 def feature_maps(runs: Sequence[Run], path: str | Path) -> Path:
     """Features of test pictures in the plane in which those of the trained model spread most.
 
-    Every panel shares the plane of the first run, so that what moved can be seen.
+    Every panel shares the plane of the first run, so that what moved can be seen. The forgotten
+    classes are in colour, the others in greys.
 
     Args:
-        runs: runs with the arrays `features`, `feature_labels` and `forgotten_classes`.
+        runs: runs of one problem with the arrays `features`, `feature_labels` and
+            `forgotten_classes`.
         path: where the picture is written.
 
     Raises:
@@ -140,36 +149,54 @@ def feature_maps(runs: Sequence[Run], path: str | Path) -> Path:
     plane = np.linalg.svd(first - centre, full_matrices=False)[2][:2].T
     spots = [(run["arrays"]["features"].astype(np.float64) - centre) @ plane for run in drawn]
     side = WIDTH_INCHES / len(drawn)
-    figure = Figure(figsize=(WIDTH_INCHES, side + 0.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, side + 0.9), layout="constrained")
     panels = figure.subplots(1, len(drawn), squeeze=False)[0]
     low, high = np.percentile(np.concatenate(spots), [0.5, 99.5], axis=0)
+    labels = drawn[0]["arrays"]["feature_labels"]
+    forgotten = drawn[0]["arrays"]["forgotten_classes"]
+    names = _class_names(drawn[0]["task"], int(labels.max()) + 1)
+    # The forgotten last, so that they lie on top.
+    order = sorted(np.unique(labels).tolist(), key=lambda label: label in forgotten)
     for panel, run, points in zip(panels, drawn, spots, strict=True):
-        labels = run["arrays"]["feature_labels"]
-        gone = np.isin(labels, run["arrays"]["forgotten_classes"])
-        panel.scatter(*points[~gone].T, s=9, c=labels[~gone], cmap="Greys", vmin=-8, vmax=14)
-        panel.scatter(*points[gone].T, s=12, c=WARM)
+        for label in order:
+            gone = label in forgotten
+            panel.scatter(
+                *points[labels == label].T,
+                s=12 if gone else 9,
+                color=WARM if gone else colormaps["Greys"]((label + 8) / 22),
+                label=f"{names[label]}, forgotten" if gone else names[label],
+            )
         panel.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), xticks=[], yticks=[])
         panel.spines[:].set_color(GREY)
         panel.set_title(
             textwrap.fill(run["method_label"], int(side * LETTERS_AN_INCH)), fontsize=10
         )
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=len(order),
+        frameon=False,
+        columnspacing=1.2,
+        handletextpad=0.2,
+    )
     return _write(figure, path)
 
 
 def strength_curves(runs: Sequence[Run], path: str | Path) -> Path:
     """Where each strength of each projector ends: test accuracy kept against steps and forgotten.
 
-    Left, the ways there, epoch by epoch; right, kept accuracy at the end for every strength.
+    Left, the ways there, epoch by epoch; right, kept accuracy at the end for every strength. The
+    points on the left are written beside the picture too, as a CSV of the same name.
 
     Args:
-        runs: runs with the arrays `curve_forgotten` and `curve_test_retained`; the method's label
-            begins with the name of its projector.
+        runs: runs with the arrays `curve_epoch`, `curve_forgotten` and `curve_test_retained`; the
+            method's label begins with the name of its projector.
         path: where the picture is written.
 
     Raises:
         ValueError: when no run has the arrays.
     """
-    drawn = _chosen(runs, ("curve_forgotten", "curve_test_retained"))
+    drawn = _chosen(runs, CURVE)
     figure = Figure(figsize=(WIDTH_INCHES, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     families: dict[str, list[Run]] = {}
@@ -206,7 +233,9 @@ def strength_curves(runs: Sequence[Run], path: str | Path) -> Path:
         _plain(panel)
     left.invert_xaxis()
     left.legend(frameon=False)
-    return _write(figure, path)
+    written = _write(figure, path)
+    _write_points(drawn, written.with_suffix(".csv"))
+    return written
 
 
 def _chosen(runs: Sequence[Run], arrays: Sequence[str]) -> list[Run]:
@@ -224,6 +253,25 @@ def _chosen(runs: Sequence[Run], arrays: Sequence[str]) -> list[Run]:
 def _value(run: Run, score: str) -> float:
     value = run["scores"][score]
     return float(value["value"] if isinstance(value, Mapping) else value)
+
+
+def _class_names(task: str, classes: int) -> list[str]:
+    """What classes are called: CIFAR-10's by name, people by number."""
+    if "cifar10" in task and classes <= len(CIFAR10):
+        return list(CIFAR10[:classes])
+    return [f"{'person' if 'faces' in task else 'class'} {number}" for number in range(classes)]
+
+
+def _write_points(runs: Sequence[Run], path: Path) -> None:
+    """Forgotten and kept accuracy after every epoch, in percent, a line an epoch and run."""
+    with path.open("w", newline="") as file:
+        lines = csv.writer(file, lineterminator="\n")
+        lines.writerow(("row", "seed", "epoch", "forgotten", "test_retained"))
+        for run in runs:
+            columns = (run["arrays"][name] for name in CURVE)
+            for epoch, *shares in zip(*columns, strict=True):
+                accuracies = (f"{100 * share:.2f}" for share in shares)
+                lines.writerow((run["method_label"], run["seed"], int(epoch), *accuracies))
 
 
 def _mosaic(images: np.ndarray, columns: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from tasks.unlearning import figures
@@ -90,8 +91,32 @@ def test_the_lowest_seed_of_a_method_is_drawn_in_percent(drawn, tmp_path):
 def test_confusion_is_in_percent_of_the_forgotten_class(drawn, tmp_path):
     confusion_of_forgotten([run("CovarNav")], tmp_path / "confusion.png")
     assert [text.get_text() for text in drawn[0].axes[0].texts] == ["40", "0", "60", "0"]
+    names = [text.get_text() for text in drawn[0].axes[0].get_xticklabels()]
+    assert names == ["airplane", "automobile", "bird", "cat"]
+    assert "test pictures of automobile" in drawn[0].axes[0].get_title()
     with pytest.raises(ValueError, match="must hold one that forgot a class"):
         confusion_of_forgotten([run("x", forgotten_classes=np.array([], int))], tmp_path / "x.png")
+
+
+def test_people_go_by_number_and_unknown_classes_too(drawn, tmp_path):
+    for task, name in (("unlearning/faces_class", "person"), ("unlearning/other", "class")):
+        confusion_of_forgotten([run("CovarNav") | {"task": task}], tmp_path / "confusion.png")
+        ticks = drawn[-1].axes[0].get_xticklabels()
+        assert [text.get_text() for text in ticks] == [f"{name} {k}" for k in range(4)]
+
+
+def test_maps_name_every_class_once_in_its_colour(drawn, tmp_path):
+    feature_maps([run("before"), run("after")], tmp_path / "maps.png")
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "airplane", "bird", "cat", "automobile, forgotten"
+    ]  # fmt: skip
+    colours = [handle.get_facecolor()[0] for handle in legend.legend_handles]
+    np.testing.assert_allclose(colours[-1], to_rgba(figures.WARM))
+    assert len({tuple(colour) for colour in colours}) == 4
+    for panel in drawn[0].axes:
+        points = [part.get_offsets() for part in panel.collections]
+        assert [len(part) for part in points] == [10, 10, 10, 10]
 
 
 def test_maps_share_the_plane_of_the_first_run(drawn, tmp_path):
@@ -117,3 +142,12 @@ def test_strengths_of_a_projector_are_one_line(drawn, tmp_path):
     ends = [line.get_ydata() for line in figure.axes[1].lines]
     assert [list(end) for end in ends] == [[30.0], [30.0, 50.0]]
     assert [text.get_text() for text in figure.axes[1].texts] == ["", "energy 0.3", "energy 0.5"]
+
+
+def test_points_of_strengths_stand_beside_the_picture(tmp_path):
+    path = strength_curves([run("GPM, energy 0.3", kept=0.6)], tmp_path / "strengths.png")
+    assert path.with_suffix(".csv").read_text().splitlines() == [
+        "row,seed,epoch,forgotten,test_retained",
+        '"GPM, energy 0.3",0,1,40.00,70.00',
+        '"GPM, energy 0.3",0,2,0.00,60.00',
+    ]
