@@ -6,6 +6,7 @@ import importlib
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 from torch.utils.data import TensorDataset
 
 from sextant.contracts import Streams
@@ -19,7 +20,7 @@ from sextant.methods.unlearning.sight import (
     Sight,
     forget_accuracy,
 )
-from sextant.methods.unlearning.wrong_labels import second_best
+from sextant.methods.unlearning.wrong_labels import least_probable, second_best
 from tests.unlearning_problem import CLASSES, SPACE, images
 from tests.unlearning_wider import of_classes, trained_wide
 
@@ -174,6 +175,29 @@ def test_one_unprotected_step_is_that_of_the_optimizer():
         if name in gradients:
             expected -= 0.1 * gradients[name]
         torch.testing.assert_close(after[name].detach(), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", [second_best, least_probable])
+def test_wrong_labels_are_those_of_the_first_weights_in_every_epoch(rule, monkeypatch):
+    model, forget = trained_wide(), images(15)
+    first, later, taught = rule(model, forget.inputs, forget.labels), [], []
+    monkeypatch.setattr(
+        "sextant.methods.unlearning.covarnav.cross_entropy",
+        lambda logits, labels: taught.append(labels.clone()) or cross_entropy(logits, labels),
+    )
+
+    def watch(epoch, student):
+        later.append(rule(student, forget.inputs, forget.labels))
+        return {}
+
+    brief = {"inversion": BRIEF, "epochs": 2, "rate": 1e-2, "stop_at": 0.0}
+    method = CovarNav(proxy="none", label_rule=rule.__name__, **brief)
+    run(method, model, watch=watch, forget=forget, forgotten_classes=())
+    assert len(taught) == 2
+    for epoch, labels in enumerate(taught, 1):
+        order = torch.randperm(60, generator=Streams(0).generator("covarnav/order", epoch))
+        assert torch.equal(labels, first[order])
+    assert (later[0] != first).sum() > 10, "other weights must give other labels"
 
 
 def test_what_is_not_declared_is_not_seen():

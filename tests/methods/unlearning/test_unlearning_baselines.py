@@ -135,6 +135,8 @@ def test_retraining_takes_nothing_from_the_model_or_the_forget_set():
     found = method(poisoned, sight_of(method, forget=bad), Streams(0))
     assert forget_accuracy(found.model, retain) > 0.9
     assert forget_accuracy(found.model, forget) == 0.0
+    unseen, _ = split(images(100, seed=9))
+    assert forget_accuracy(found.model, unseen) <= 0.01
     clean = method(trained(), sight_of(method), Streams(0))
     assert same(weights(found.model), weights(clean.model))
 
