@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -14,9 +18,11 @@ from sextant.errors import UserError
 from sextant.runs import ledger
 from sextant.runs.execute import execute
 from sextant.runs.launch import queue
+from sextant.runs.plan import freeze
 from tests.runs.shared_line import TRAINER, shared_spec
 from tests.slurm.launched import SMALL, Launched, slurm, wait_for, weights
-from tests.toy import line_spec
+from tests.slurm.one_machine import CORES
+from tests.toy import ROOT, line_spec
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -56,7 +62,7 @@ def stop_by_preemption(launched, job):
 @pytest.mark.parametrize(
     "stop",
     [
-        pytest.param(stop_by_signal("USR2"), id="scancel-usr2", marks=pytest.mark.slow),
+        pytest.param(stop_by_signal("USR2"), id="scancel-usr2"),
         pytest.param(stop_by_signal("TERM"), id="scancel-term", marks=pytest.mark.slow),
         pytest.param(stop_by_preemption, id="preempted"),
     ],
@@ -180,12 +186,52 @@ def test_two_hundred_runs_are_one_call_of_sbatch(cluster, surroundings, tmp_path
     counting.chmod(0o755)
     monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
     specs = [line_spec(seed=seed, method="Solver") for seed in range(200)]
+    begun = time.monotonic()
     launched = Launched(tmp_path, surroundings, specs, replace(SMALL, partition="closed"))
+    seconds = time.monotonic() - begun
     assert calls.read_text().splitlines() == ["call"]
     assert len(queue.read_queue()) == 200
+    # 200 jobs cost a few calls of submitit's own size, not one for each of them
+    one = [line_spec(seed=200, method="Solver")]
+    begun = time.monotonic()
+    Launched(tmp_path / "one", surroundings, one, replace(SMALL, partition="closed"))
+    assert seconds < 20 * (time.monotonic() - begun)
     assert launched.standing(specs[199]) == (
         "queued", f"job {launched.jobs[specs[199].run_id]} waits (PartitionDown)"
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_what_the_queue_costs_a_run_that_does_nothing(cluster, surroundings, tmp_path, capsys):
+    specs = [line_spec(seed=seed, method="Solver") for seed in range(20)]
+    alone = replace(surroundings, runs=tmp_path / "alone", ledger=tmp_path / "alone ledger")
+    # what a job is without a queue: a process that imports the library and carries out one run
+    plan = freeze(specs[:1], tmp_path / "plans", "alone")
+    script = (
+        "import pickle, sys\n"
+        "from sextant.runs.worker import carry_out\n"
+        "carry_out(*pickle.load(sys.stdin.buffer), False)"
+    )
+    begun = time.monotonic()
+    given = pickle.dumps((plan, 0, alone))
+    subprocess.run([sys.executable, "-c", script], input=given, cwd=ROOT, check=True)
+    process = time.monotonic() - begun
+
+    begun = time.monotonic()
+    launched = Launched(tmp_path, surroundings, specs)
+    launched.wait_until_nothing_is_queued()
+    whole = time.monotonic() - begun
+    records = ledger.read(surroundings.ledger).values()
+    assert [record["status"] for record in records] == ["done"] * len(specs)
+    own = sum(record["seconds"] for record in records) / len(specs)
+    beyond = whole * CORES / len(specs) - own
+    with capsys.disabled():
+        print(
+            f"\n{len(specs)} runs, {CORES} at once, in {whole:.0f} s: {beyond:.1f} s a run and slot"
+            f" beyond its own {own:.2f} s; a process alone takes {process:.1f} s"
+        )
+    # CORES is what the cluster claims; this machine may have fewer to share
+    assert beyond < 3 * process * max(1, CORES / len(os.sched_getaffinity(0))) + 5
 
 
 def test_what_sbatch_refuses_is_one_sentence(cluster, surroundings, tmp_path):

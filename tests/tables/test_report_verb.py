@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -75,6 +76,21 @@ def test_a_revision_stands_beside_this_ledger(results, capsys):
     assert "This ledger beside HEAD" in page
     # the committed ledger has tables that these results lack
     assert "it has none now" in page
+
+
+def test_what_tables_and_tiers_share_is_composed_once(results, capsys, monkeypatch):
+    composed, config = [], Composer.config
+
+    def counted(self, *choices):
+        composed.append(choices)
+        return config(self, *choices)
+
+    monkeypatch.setattr(Composer, "config", counted)
+    for path in (ROOT / "results" / "ledger").glob("*.jsonl"):
+        shutil.copy(path, results / "ledger")
+    assert main(["report"]) == 0
+    capsys.readouterr()
+    assert len(composed) == len(set(composed)) > 100
 
 
 def every_run(project: Project):
