@@ -1,4 +1,4 @@
-"""Times what CovarNav does to a ResNet-18: covariances, eigenvectors and projected steps.
+"""Times what CovarNav does to a ResNet-18 in parts, and whole against training a network again.
 
 Run `python benchmarks/unlearning.py --help`.
 """
@@ -7,21 +7,29 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from statistics import median
 from time import perf_counter, thread_time
 
 import torch
 from memory import peak_megabytes
 from rich.console import Console
-from rich.table import Table
+from showing import Shown, markdown, table_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
 
+from sextant.contracts import Streams
+from sextant.methods.backbones.all_cnn import AllCNN
 from sextant.methods.unlearning.covariance import feature_covariances, stream_covariances
+from sextant.methods.unlearning.covarnav import CovarNav
+from sextant.methods.unlearning.inversion import Inversion
 from sextant.methods.unlearning.projected import ProjectedStep
 from sextant.methods.unlearning.projectors import Projector, Spectrum
+from sextant.methods.unlearning.retraining import Retrain
+from sextant.methods.unlearning.sight import Examples, PixelSpace, Sight, Unlearned
+from sextant.runs.provenance import hardware
 
 EPILOG = """
 One process, contestants taking turns, medians. With one CPU thread times are those this thread had
@@ -36,7 +44,13 @@ at a time" hands each covariance over as soon as it is made, as for eigenvectors
 eigenvectors: of each width of the network in float64, up to --widest (4608 takes minutes).
 step: forward, backward and Adam, against the same with projected updates; "half" keeps half of the
 directions of every layer, the most costly number there is.
+whole: CovarNav, that is inversion, covariance with eigenvectors, labels and updates, against
+training without the class, for an All-CNN of half width and ten classes of noisy patterns.
+Processor time, all threads together, so on a CPU alone. Patterns are learnt and forgotten sooner
+than photos: steps of inversion and training are set by the options, epochs of forgetting are not.
 """
+
+PARTS = ("covariance", "eigenvectors", "step", "whole")
 
 
 def network(size: int) -> nn.Module:
@@ -129,17 +143,9 @@ class Clock:
         return "" if peak is None else f"{peak:.0f}"
 
 
-def table_of(title: str, first: str, numbers: list[str]) -> Table:
-    """An empty table: one column of words, then right-aligned numbers."""
-    table = Table(first, title=title)
-    for heading in numbers:
-        table.add_column(heading, justify="right")
-    return table
-
-
-def print_covariance(
-    console: Console, clock: Clock, model: nn.Module, batches: list[Tensor], repeats: int
-) -> None:
+def covariance(
+    clock: Clock, model: nn.Module, batches: list[Tensor], repeats: int
+) -> Iterator[Shown]:
     """Time, memory and error of the covariances."""
 
     def forward() -> None:
@@ -189,12 +195,12 @@ def print_covariance(
             peaks[name],
             errors.get(name, ""),
         )
-    console.print(table)
+    yield table
 
 
-def print_eigenvectors(
-    console: Console, clock: Clock, model: nn.Module, widest: int, device: torch.device
-) -> None:
+def eigenvectors(
+    clock: Clock, model: nn.Module, widest: int, device: torch.device
+) -> Iterator[Shown]:
     """Time of eigenvectors by width, and of all layers."""
     widths = Counter(
         layer.weight[0].numel() + (isinstance(layer, nn.Linear) and layer.bias is not None)
@@ -208,14 +214,14 @@ def print_eigenvectors(
             table.add_row(str(width), str(layers), "", "", "")
             continue
         rows = torch.rand(2 * width, width, dtype=torch.float64, device=device)
-        covariance = rows.T @ rows / len(rows)
+        matrix = rows.T @ rows / len(rows)
         del rows
-        seconds = clock.seconds(lambda of=covariance: Spectrum.of(of))
-        peak = clock.peak_megabytes(lambda of=covariance: Spectrum.of(of))
+        seconds = clock.seconds(lambda of=matrix: Spectrum.of(of))
+        peak = clock.peak_megabytes(lambda of=matrix: Spectrum.of(of))
         total += layers * seconds
         table.add_row(str(width), str(layers), f"{seconds:.3f}", f"{layers * seconds:.2f}", peak)
     table.add_row("all above", "", "", f"{total:.2f}", "")
-    console.print(table)
+    yield table
 
 
 def random_projectors(model: nn.Module, share: float) -> dict[str, Projector]:
@@ -233,21 +239,21 @@ def random_projectors(model: nn.Module, share: float) -> dict[str, Projector]:
     return made
 
 
-def print_step(
-    console: Console, clock: Clock, size: int, batch: int, repeats: int, device: torch.device
-) -> None:
+def step(
+    clock: Clock, size: int, batch: int, repeats: int, device: torch.device
+) -> Iterator[Shown]:
     """A training step as it is and projected."""
     images = torch.rand(batch, 3, size, size, device=device)
     labels = torch.randint(10, (batch,), device=device)
     calls: dict[str, Callable[[], object]] = {}
     updates: dict[str, Callable[[], object]] = {}
 
-    def training(model: nn.Module, step: Callable[[], object]) -> Callable[[], object]:
+    def training(model: nn.Module, update: Callable[[], object]) -> Callable[[], object]:
         def call() -> None:
             for parameter in model.parameters():
                 parameter.grad = None
             functional.cross_entropy(model(images), labels).backward()
-            step()
+            update()
 
         return call
 
@@ -262,10 +268,10 @@ def print_step(
         for parameter in model.parameters():
             parameter.requires_grad_(parameter.ndim > 1)
         optimizer = torch.optim.Adam(model.parameters(), 1e-6)
-        step = optimizer.step
+        update = optimizer.step
         if share is not None:
-            step = ProjectedStep(model, random_projectors(model, share), optimizer).step
-        calls[name], updates[name] = training(model, step), step
+            update = ProjectedStep(model, random_projectors(model, share), optimizer).step
+        calls[name], updates[name] = training(model, update), update
         calls[name]()
     seconds = clock.medians(calls, repeats)
     alone = clock.medians(updates, repeats)
@@ -281,36 +287,121 @@ def print_step(
             f"{seconds[name] / seconds['plain Adam']:.2f}",
             f"{1e3 * alone[name]:.0f}",
         )
-    console.print(table)
+    yield table
 
 
-def main() -> None:
-    """Measures and prints the tables."""
+def patterns(each: int, size: int) -> Examples:
+    """Ten classes of images in [0, 1]: a pattern of coarse colours, half hidden by noise."""
+    drawn = torch.rand(10, 3, 4, 4)
+    labels = torch.arange(10).repeat_interleave(each)
+    noise = torch.rand(len(labels), 3, size, size)
+    return Examples((functional.interpolate(drawn, size)[labels] + noise) / 2, labels)
+
+
+def whole(size: int, each: int, training: int, images: int, inversion: int) -> Iterator[Shown]:
+    """CovarNav from beginning to end against training again, on one problem."""
+    examples = patterns(each, size)
+    gone = examples.labels == 0
+    forget = Examples(examples.inputs[gone], examples.labels[gone])
+    kept = Examples(examples.inputs[~gone], examples.labels[~gone])
+
+    def carried_out(method: Retrain | CovarNav, model: nn.Module, retain: Examples) -> Unlearned:
+        sight = Sight.of(
+            method.needs,
+            classes=10,
+            forget=forget,
+            retain=retain,
+            fresh=AllCNN,
+            forgotten_classes=(0,),
+            space=PixelSpace((0.0,) * 3, (1.0,) * 3),
+        )
+        return method(model, sight, Streams(0))
+
+    again = Retrain(epochs=training, rate=1e-3, optimizer="adam", decay="cosine")
+    trained = carried_out(again, AllCNN(), examples).model
+    retrained = carried_out(again, AllCNN(), kept)
+    drawing = Inversion(
+        images=images, batch_size=images, iterations=inversion, on_poor="warn", progress=False
+    )
+    ours = carried_out(CovarNav(inversion=drawing, rate=3e-4), trained, kept)
+    total, training_again = sum(ours.seconds.values()), sum(retrained.seconds.values())
+    table = table_of(
+        f"Whole, {len(examples)} images of {size} pixels", "part", ["s", "of retraining's"]
+    )
+    rows = ours.seconds | {"CovarNav": total, "training again": training_again}
+    for name, seconds in rows.items():
+        table.add_row(name, f"{seconds:.2f}", f"{seconds / training_again:.2f}")
+    yield table
+    yield (
+        f"CovarNav: {images} images, {inversion} steps of inversion, {ours.report['epochs']} "
+        f"epochs over {len(forget)} images, ended by {ours.report['stopped_by']} at "
+        f"{ours.report['forget_accuracy']:.0%}. "
+        f"Training again: {training} epochs over {len(kept)} images."
+    )
+
+
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", choices=["covariance", "eigenvectors", "step"], help="one table")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="some parts")
     parser.add_argument("--images", type=int, default=256, help="that covariances are of")
     parser.add_argument("--batch", type=int, default=64, help="images of a batch")
     parser.add_argument("--size", type=int, default=32, help="pixels; 224 takes torchvision's stem")
     parser.add_argument("--widest", type=int, default=2304, help="eigenvectors: largest width")
+    parser.add_argument("--each", type=int, default=400, help="whole: images of a class")
+    parser.add_argument("--training", type=int, default=6, help="whole: epochs of training")
+    parser.add_argument("--inverted", type=int, default=180, help="whole: images to protect")
+    parser.add_argument("--inversion", type=int, default=150, help="whole: steps of inversion")
+    parser.add_argument("--whole-size", type=int, default=16, help="whole: pixels")
     parser.add_argument("--repeats", type=int, default=3, help="timed calls of each contestant")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    parser.add_argument("--save", type=Path, help="a markdown file for what is printed")
+    asked = parser.parse_args(words)
+    if asked.device != "cpu" and "whole" in asked.only:
+        if asked.only is not PARTS:
+            parser.error("whole counts processor time: it needs --device cpu")
+        asked.only = PARTS[:-1]
+    return asked
+
+
+def measured(asked: argparse.Namespace) -> Iterator[Shown]:
+    """The parts that were asked for, one after another."""
+    device = torch.device(asked.device)
+    clock, model = Clock(device, asked.threads), network(asked.size).to(device)
+    images = torch.rand(asked.images, 3, asked.size, asked.size, device=device)
+    batches = list(images.split(asked.batch))
+    parts = {
+        "covariance": lambda: covariance(clock, model, batches, asked.repeats),
+        "eigenvectors": lambda: eigenvectors(clock, model, asked.widest, device),
+        "step": lambda: step(clock, asked.size, asked.batch, asked.repeats, device),
+        "whole": lambda: whole(
+            asked.whole_size, asked.each, asked.training, asked.inverted, asked.inversion
+        ),
+    }
+    for name in PARTS:
+        if name in asked.only:
+            yield from parts[name]()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measures, prints and, where it is asked for, saves the tables."""
+    asked = parse(words)
+    torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    device = torch.device(arguments.device)
-    clock, console = Clock(device, arguments.threads), Console(width=110)
-    model = network(arguments.size).to(device)
-    images = torch.rand(arguments.images, 3, arguments.size, arguments.size, device=device)
-    if arguments.only in (None, "covariance"):
-        batches = list(images.split(arguments.batch))
-        print_covariance(console, clock, model, batches, arguments.repeats)
-    if arguments.only in (None, "eigenvectors"):
-        print_eigenvectors(console, clock, model, arguments.widest, device)
-    if arguments.only in (None, "step"):
-        print_step(console, clock, arguments.size, arguments.batch, arguments.repeats, device)
+    console = Console(width=110)
+    where = hardware()["cpu"] if asked.device == "cpu" else torch.cuda.get_device_name()
+    saved = [
+        f"# What CovarNav costs\n\n{where}, {asked.threads} CPU threads, "
+        f"torch {torch.__version__}.\n{EPILOG}"
+    ]
+    for shown in measured(asked):
+        console.print(shown)
+        saved.append(markdown(shown))
+    if asked.save is not None:
+        asked.save.write_text("\n".join(saved))
 
 
 if __name__ == "__main__":
