@@ -162,6 +162,18 @@ def test_tuned_values_and_budgets_come_after_the_method(conf):
     assert composer.config("t", "m", "small", 0)["method"] == {"rate": 2, "steps": 7}
 
 
+def test_seeds_change_what_refers_to_them_and_nothing_else(conf):
+    composer = conf(**{"method/m": "noise: [{from: '${seed}'}]", "method/n": "noise: 5"})
+    configs = [composer.config("t", "m", "small", seed) for seed in (3, 4)]
+    assert [config["method"] for config in configs] == [
+        {"noise": [{"from": 3}]},
+        {"noise": [{"from": 4}]},
+    ]
+    plain = [composer.config("t", "n", "small", seed) for seed in (3, 4)]
+    assert [config["seed"] for config in plain] == [3, 4]
+    assert plain[0]["method"] == plain[1]["method"] == {"noise": 5}
+
+
 def test_merging_replaces_lists_and_joins_mappings():
     assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}}
     assert resolve({"a": {"b": "${c}"}, "c": [1]}, "here") == {"a": {"b": [1]}, "c": [1]}

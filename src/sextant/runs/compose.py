@@ -54,6 +54,8 @@ class Composer:
         self.conf = conf
         self._read = cache(self._read_file)
         self._option = cache(self._load_option)
+        self._merged = cache(self._merge_options)
+        self._seedless = cache(self._resolve_seedless)
         self._specs: dict[tuple[str, str, str, int], RunSpec] = {}
 
     def options(self, group: str) -> list[str]:
@@ -95,7 +97,25 @@ class Composer:
         return self._specs[choices]
 
     def config(self, task: str, method: str, tier: str, seed: int) -> dict[str, Any]:
-        """The resolved config of these choices: task, method, tier, budget and seed."""
+        """The resolved config of these choices: task, method, tier, budget and seed.
+
+        Configs that differ in the seed alone share their parts.
+        """
+        whole = self._seedless(task, method, tier)
+        if whole is None:
+            merged = self._merged(task, method, tier) | {"seed": seed}
+            return resolve(merged, f"{task} with {method} at tier {tier}")
+        return whole | {"seed": seed}
+
+    def _resolve_seedless(self, task: str, method: str, tier: str) -> dict[str, Any] | None:
+        """The resolved config without a seed; None where a setting is the seed."""
+        merged = self._merged(task, method, tier)
+        if refers_to_seed(merged):
+            return None
+        return resolve(merged, f"{task} with {method} at tier {tier}")
+
+    def _merge_options(self, task: str, method: str, tier: str) -> dict[str, Any]:
+        """The config of these choices without a seed, its references not resolved yet."""
         choices = {"task": task, "method": method, "tier": tier}
         for group, name in choices.items():
             if not (self.conf / group / f"{name}.yaml").is_file():
@@ -109,12 +129,10 @@ class Composer:
             ("budget", f"{task}/{tier}"),
         ):
             merged = merge(merged, self._option(group, name))
-        own = {key: value for key, value in self._read("config").items() if key != "hydra"}
-        merged = merge(merged, own | {"seed": seed})
+        own = self._read("config")
+        merged = merge(merged, {key: own[key] for key in own if key not in ("hydra", "seed")})
         merged = merge(merged, self._option("local", "default"))
-        return resolve(
-            identifying(merged) | {"tier": merged["tier"]}, f"{task} with {method} at tier {tier}"
-        )
+        return identifying(merged) | {"tier": merged["tier"]}
 
     def setting(self, group: str, name: str) -> dict[str, Any]:
         """A group that no run's id depends on (trainer, logger, cluster), with local changes."""
@@ -208,6 +226,17 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             value = Overlaid(below, dict(value))
         merged[key] = value
     return merged
+
+
+def refers_to_seed(value: Any) -> bool:
+    """Whether a value, or any value inside it, is `${seed}`."""
+    if isinstance(value, Overlaid):
+        return value.reference == "${seed}" or refers_to_seed(value.over)
+    if isinstance(value, Mapping):
+        return any(map(refers_to_seed, value.values()))
+    if isinstance(value, list):
+        return any(map(refers_to_seed, value))
+    return value == "${seed}"
 
 
 def resolve(config: Mapping[str, Any], where: str) -> dict[str, Any]:
