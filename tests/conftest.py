@@ -14,12 +14,12 @@ def wandb_server(monkeypatch, tmp_path):
 
     from tests.wandb_server import Server
 
+    wandb.teardown()  # before its address is taken out, else the end would put a dead one back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
     with Server() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-        wandb.teardown()
         yield server
         wandb.teardown()
