@@ -27,8 +27,7 @@ from attention_forms import (
     whole,
 )
 from memory import peak_megabytes
-from rich.console import Console
-from showing import Shown, markdown, table_of
+from showing import Shown, show, table_of
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
@@ -309,16 +308,8 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parse(words)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    console = Console(width=110)
-    saved = [
-        f"# What LUNA's attention costs\n\n{hardware()['cpu']}, one thread, "
-        f"torch {torch.__version__}.\n{EPILOG}"
-    ]
-    for shown in measured(asked):
-        console.print(shown)
-        saved.append(markdown(shown))
-    if asked.save is not None:
-        asked.save.write_text("\n".join(saved))
+    machine = f"{hardware()['cpu']}, one thread, torch {torch.__version__}."
+    show(measured(asked), f"# What LUNA's attention costs\n\n{machine}\n{EPILOG}", asked.save)
 
 
 if __name__ == "__main__":

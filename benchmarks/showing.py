@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
 from rich.table import Table
 
 Shown = Table | str
@@ -24,3 +28,13 @@ def markdown(shown: Shown) -> str:
     cells = zip(*(column.cells for column in shown.columns), strict=True)
     lines = [f"| {' | '.join(line)} |" for line in (headings, marks, *cells)]
     return "\n".join([f"## {shown.title}", "", *lines, ""])
+
+
+def show(tables: Iterator[Shown], heading: str, save: Path | None) -> None:
+    """Prints tables as they come; at the end a file, where one is named, has them all."""
+    console, saved = Console(width=110), [heading]
+    for shown in tables:
+        console.print(shown)
+        saved.append(markdown(shown))
+    if save is not None:
+        save.write_text("\n".join(saved))

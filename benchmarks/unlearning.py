@@ -14,21 +14,15 @@ from time import perf_counter, thread_time
 
 import torch
 from memory import peak_megabytes
-from rich.console import Console
-from showing import Shown, markdown, table_of
+from showing import Shown, show, table_of
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models import resnet18
+from unlearning_whole import whole
 
-from sextant.contracts import Streams
-from sextant.methods.backbones.all_cnn import AllCNN
 from sextant.methods.unlearning.covariance import feature_covariances, stream_covariances
-from sextant.methods.unlearning.covarnav import CovarNav
-from sextant.methods.unlearning.inversion import Inversion
 from sextant.methods.unlearning.projected import ProjectedStep
 from sextant.methods.unlearning.projectors import Projector, Spectrum
-from sextant.methods.unlearning.retraining import Retrain
-from sextant.methods.unlearning.sight import Examples, PixelSpace, Sight, Unlearned
 from sextant.runs.provenance import hardware
 
 EPILOG = """
@@ -290,56 +284,6 @@ def step(
     yield table
 
 
-def patterns(each: int, size: int) -> Examples:
-    """Ten classes of images in [0, 1]: a pattern of coarse colours, half hidden by noise."""
-    drawn = torch.rand(10, 3, 4, 4)
-    labels = torch.arange(10).repeat_interleave(each)
-    noise = torch.rand(len(labels), 3, size, size)
-    return Examples((functional.interpolate(drawn, size)[labels] + noise) / 2, labels)
-
-
-def whole(size: int, each: int, training: int, images: int, inversion: int) -> Iterator[Shown]:
-    """CovarNav from beginning to end against training again, on one problem."""
-    examples = patterns(each, size)
-    gone = examples.labels == 0
-    forget = Examples(examples.inputs[gone], examples.labels[gone])
-    kept = Examples(examples.inputs[~gone], examples.labels[~gone])
-
-    def carried_out(method: Retrain | CovarNav, model: nn.Module, retain: Examples) -> Unlearned:
-        sight = Sight.of(
-            method.needs,
-            classes=10,
-            forget=forget,
-            retain=retain,
-            fresh=AllCNN,
-            forgotten_classes=(0,),
-            space=PixelSpace((0.0,) * 3, (1.0,) * 3),
-        )
-        return method(model, sight, Streams(0))
-
-    again = Retrain(epochs=training, rate=1e-3, optimizer="adam", decay="cosine")
-    trained = carried_out(again, AllCNN(), examples).model
-    retrained = carried_out(again, AllCNN(), kept)
-    drawing = Inversion(
-        images=images, batch_size=images, iterations=inversion, on_poor="warn", progress=False
-    )
-    ours = carried_out(CovarNav(inversion=drawing, rate=3e-4), trained, kept)
-    total, training_again = sum(ours.seconds.values()), sum(retrained.seconds.values())
-    table = table_of(
-        f"Whole, {len(examples)} images of {size} pixels", "part", ["s", "of retraining's"]
-    )
-    rows = ours.seconds | {"CovarNav": total, "training again": training_again}
-    for name, seconds in rows.items():
-        table.add_row(name, f"{seconds:.2f}", f"{seconds / training_again:.2f}")
-    yield table
-    yield (
-        f"CovarNav: {images} images, {inversion} steps of inversion, {ours.report['epochs']} "
-        f"epochs over {len(forget)} images, ended by {ours.report['stopped_by']} at "
-        f"{ours.report['forget_accuracy']:.0%}. "
-        f"Training again: {training} epochs over {len(kept)} images."
-    )
-
-
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """What was asked for on the command line."""
     parser = argparse.ArgumentParser(
@@ -391,17 +335,9 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parse(words)
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    console = Console(width=110)
     where = hardware()["cpu"] if asked.device == "cpu" else torch.cuda.get_device_name()
-    saved = [
-        f"# What CovarNav costs\n\n{where}, {asked.threads} CPU threads, "
-        f"torch {torch.__version__}.\n{EPILOG}"
-    ]
-    for shown in measured(asked):
-        console.print(shown)
-        saved.append(markdown(shown))
-    if asked.save is not None:
-        asked.save.write_text("\n".join(saved))
+    machine = f"{where}, {asked.threads} CPU threads, torch {torch.__version__}."
+    show(measured(asked), f"# What CovarNav costs\n\n{machine}\n{EPILOG}", asked.save)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import re
-from pathlib import Path
 
 import pytest
-import torch
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 TINY = "--length 64 --lengths 32 64 --all-lengths 32 64 --projections 2 4 --hidden 4 --tokens 2000"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    threads = torch.get_num_threads()
-    yield importlib.import_module("attention")
-    torch.set_num_threads(threads)
+def benchmark(load):
+    return load("attention")
 
 
 def saved(benchmark, path, *words):

@@ -1,13 +1,9 @@
 """Every part of the benchmark of unlearning runs, at sizes that take seconds."""
 
-import importlib
 import re
-from pathlib import Path
 
 import pytest
-import torch
 
-BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 TINY = (
     "--images 2 --batch 2 --size 4 --widest 64 --repeats 1 "
     "--each 8 --whole-size 8 --training 1 --inverted 9 --inversion 2"
@@ -15,11 +11,8 @@ TINY = (
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    threads = torch.get_num_threads()
-    yield importlib.import_module("unlearning")
-    torch.set_num_threads(threads)
+def benchmark(load):
+    return load("unlearning")
 
 
 @pytest.mark.filterwarnings("ignore:the model recognises")
