@@ -29,7 +29,7 @@ PANELS = (
     ("peak_megabytes", "megabytes at the peak of a call"),
 )
 SIDES = {-1: "<", 0: "o", 1: ">"}
-"""Marks of a crossing that lies before, within or behind the measured lengths."""
+"""Marks of a crossing that lies before, within or beyond the measured lengths."""
 
 
 def cost_figure(runs: Sequence[Run], path: str | Path) -> Path:
