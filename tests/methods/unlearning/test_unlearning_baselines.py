@@ -18,6 +18,7 @@ from sextant.methods.unlearning.random_labels import AmnesiacLabels, RandomLabel
 from sextant.methods.unlearning.retraining import Finetune, Retrain
 from sextant.methods.unlearning.saliency import SalUn
 from sextant.methods.unlearning.scrub import Scrub
+from sextant.methods.unlearning.selective_newton import SelectiveNewton
 from sextant.methods.unlearning.sight import Examples, NotDeclared, forget_accuracy
 from tests.unlearning_problem import images, same, sight_of, split, trained, weights
 
@@ -41,6 +42,7 @@ METHODS = {
     "unsir": Unsir(noise=NOISE, repeats=1),
     "zero shot": ErrorMinimisingNoise(shape=(1, 8, 8), noise=NOISE, repeats=1),
     "unsc": NullSpaceCalibration(epochs=1),
+    "l-codec": SelectiveNewton(group=20, perturbations=20, curvature=20),
 }
 BLIND = [name for name, method in METHODS.items() if method.needs.retain == "none"]
 

@@ -43,6 +43,7 @@ METHODS: dict[str, str] = {
     "unsc": "null_space_calibration:NullSpaceCalibration",
     "gkt": "knowledge_transfer:GatedKnowledgeTransfer",
     "pgu": "projected_gradient:ProjectedGradientUnlearning",
+    "lcodec": "selective_newton:SelectiveNewton",
 }
 """Names of the methods and where each is: a module of this package and a class."""
 
