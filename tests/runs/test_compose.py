@@ -129,6 +129,7 @@ def conf(tmp_path):
         ({"method/m": "a: ${method.b}\nb: ${method.a}"}, "circle"),
         ({"method/m": "defaults: [other]"}, "_self_"),
         ({"method/m": "parents: {up: {task: t, method: m}}"}, "its own parent"),
+        ({"local/default": "cluster: {account: lab}"}, "must begin with the line '# @package"),
     ],
 )
 def test_broken_configs_get_one_sentence(conf, files, sentence):

@@ -165,8 +165,14 @@ class Composer:
             return {}
         content = self._inherit(group, name)
         header = path.read_text().lstrip().split("\n", 1)[0]
-        is_global = re.match(r"#\s*@package\s+_global_\s*$", header)
-        return content if is_global else {group: content}
+        if re.match(r"#\s*@package\s+_global_\s*$", header):
+            return content
+        if group == "local" and content:
+            raise UserError(
+                f"{path} must begin with the line '# @package _global_', "
+                "without which nothing reads what stands in it"
+            )
+        return {group: content}
 
     def _inherit(self, group: str, name: str) -> dict[str, Any]:
         own = copy.deepcopy(self._read(f"{group}/{name}"))
