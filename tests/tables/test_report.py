@@ -183,7 +183,7 @@ def test_curves_pictures_and_figures_are_shown_or_said_to_be_missing(tmp_path):
     bare = write_site(report, tmp_path / "bare")
     page = read(tmp_path / "bare" / "tables" / "table-12.small.html")
     assert bare == 2 + 1 + 30
-    assert "None here: curves stay in the run folders" in page.text
+    assert "None here: curves stay on the machine" in page.text
     assert "sextant figures 12 tier=small" in page.text
     assert not page.of("img")
     leave_files(tmp_path, "ot_exact/moons/0", pictures=True)

@@ -144,9 +144,9 @@ def _curves(table: Table, curves: Curves) -> Markup:
     shown = [group for group in groups if group is not None]
     note = "Of the first seed in the ledger; a cell shows every seed and every metric."
     if not shown:
-        note = "None here: curves stay in the run folders of the machine that ran them."
+        note = "None here: curves stay on the machine that ran them, and not every task logs any."
     elif len(shown) < len(groups):
-        note += " Tasks whose run folders are elsewhere are left out."
+        note += " Tasks whose runs logged none, or on another machine, are left out."
     body = join((tag("p", note, class_="about"), *shown))
     return tag("section", tag("h2", "Curves", id="curves"), body)
 
