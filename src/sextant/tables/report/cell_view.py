@@ -173,7 +173,7 @@ def _curves(done: Mapping[int, Record], curves: Curves) -> list[Markup]:
     found = {seed: curves(str(record["run_id"])) for seed, record in done.items()}
     found = {seed: by_metric for seed, by_metric in found.items() if by_metric}
     if not found:
-        sentence = "No curves here: they stay in the run folders of the machine that ran them."
+        sentence = "No curves here: they stay where they were made, and not every task logs any."
         return [tag("p", sentence, class_="absent")] if done else []
     charts = []
     for metric in dict.fromkeys(name for by_metric in found.values() for name in by_metric):
