@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.unlearning.library import unlearn
 from sextant.methods.unlearning.selective_newton import (
     SelectiveNewton,
     example_gradients,
@@ -142,6 +143,15 @@ def test_the_more_is_removed_the_worse_it_is_known():
         losses.append(float(cross_entropy(found(FORGET.inputs), FORGET.labels)))
     before = float(cross_entropy(model(FORGET.inputs), FORGET.labels))
     assert before < losses[0] < losses[1] < losses[2]
+
+
+def test_a_person_who_waits_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("sextant.methods.unlearning.progress.PATIENCE", 0.0)
+    unlearn(
+        trained(), part(FORGET, torch.arange(2)), "lcodec",
+        retained=RETAIN, perturbations=10, curvature=5, classes=(), progress=True,
+    )  # fmt: skip
+    assert "removing" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

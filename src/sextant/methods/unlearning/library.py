@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -220,6 +220,8 @@ def _made(
             )
         settings = {**settings, "inversion": replace(inversion, progress=progress)}
     kind = getattr(importlib.import_module(f"sextant.methods.unlearning.{module}"), name)
+    if any(one.name == "progress" for one in fields(kind)):
+        settings = {"progress": progress, **settings}
     return _protecting_all(kind(**settings), retained_classes)
 
 

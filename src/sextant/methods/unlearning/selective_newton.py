@@ -7,6 +7,7 @@ loss, by conditional dependence, are the ones that a Newton step moves.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from sextant.contracts import Streams
 from sextant.methods.unlearning.conditional_dependence import select
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
+from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 
 CHUNK = 32
@@ -56,6 +58,7 @@ class SelectiveNewton:
         most: outputs selected for a group at most, None for no limit.
         damping: positive; theirs is 0.01 for CIFAR-10.
         curvature: retained examples for C_P, evenly spread, at least 1.
+        progress: shows a bar after two seconds; None shows it where a person watches.
 
     Raises:
         ValueError: for a setting out of range.
@@ -67,6 +70,7 @@ class SelectiveNewton:
     most: int | None = None
     damping: float = 0.01
     curvature: int = 256
+    progress: bool | None = None
     needs: ClassVar[Needs] = Needs(retain="all")
 
     def __post_init__(self) -> None:
@@ -90,29 +94,30 @@ class SelectiveNewton:
         student = working_copy(model).eval()
         forget, retain = sight.forget.to(device), sight.retain.to(device)
         with seconds.part("curvature"):
-            rows = torch.arange(min(self.curvature, len(retain))) * len(retain)
-            rows = rows // min(self.curvature, len(retain))
-            some = Examples(retain.inputs[rows], retain.labels[rows])
-            gradients = example_gradients(student, some)
+            count = min(self.curvature, len(retain))
+            rows = torch.arange(count) * len(retain) // count
+            gradients = example_gradients(
+                student, Examples(retain.inputs[rows], retain.labels[rows])
+            )
         generator = streams.generator("selective_newton/noise")
         order = streams.generator("selective_newton/order")
-        moved: dict[tuple[str, int], int] = {}
-        curve: list[dict[str, float]] = []
-        with seconds.part("updates"):
-            for group in _groups(forget, self.group, order):
+        moved: Counter[tuple[str, int]] = Counter()
+        groups = math.ceil(len(forget) / self.group)
+        with seconds.part("updates"), progress_bar(groups, "removing", self.progress) as advance:
+            for batch in forget.batches(self.group, order):
+                group = Examples(*batch)
                 slices = self.relevant(student, group, generator)
                 self._remove(student, group, slices, gradients, len(retain))
-                for one in slices:
-                    moved[one] = moved.get(one, 0) + 1
+                moved.update(slices)
+                advance(1)
         entry = {"epoch": 1.0} | dict({} if watch is None else watch(1, student))
-        curve.append(entry)
         report = {
-            "groups": math.ceil(len(forget) / self.group),
+            "groups": groups,
             "selected_outputs": len(moved),
             "outputs": sum(layer.weight.shape[0] for _, layer in sliced_layers(student)),
-            "outputs_a_group": sum(moved.values()) / math.ceil(len(forget) / self.group),
+            "outputs_a_group": moved.total() / groups,
         }
-        return Unlearned(student.eval(), dict(seconds), report, curve)
+        return Unlearned(student.eval(), dict(seconds), report, [entry])
 
     @torch.no_grad()
     def relevant(self, model: nn.Module, group: Examples, generator: torch.Generator) -> Slices:
@@ -253,11 +258,6 @@ def _mean_outputs(model: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _groups(examples: Examples, size: int, generator: torch.Generator) -> Iterator[Examples]:
-    for inputs, labels in examples.batches(size, generator):
-        yield Examples(inputs, labels)
 
 
 def _pieces(total: int, size: int) -> Iterator[int]:
