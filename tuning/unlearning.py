@@ -43,7 +43,7 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "fisher": {"alpha": [1e-8, 1e-7, 1e-6, 1e-5]},
     "unsir": {"rate": [3e-4, 3e-3], "repair_rate": [3e-4, 3e-3]},
     "error_minimising_noise": {"rate": [3e-4, 3e-3], "repair_rate": [3e-4, 3e-3]},
-    "unsc": {"rate": [0.01, 0.04, 0.1, 0.3]},
+    "unsc": {"rate": [0.1, 0.3, 1.0, 3.0]},
     "pgu": {"rate": [0.1, 0.3, 1.0, 3.0]},
     "gkt": {"rate": [3e-4, 1e-3, 3e-3, 1e-2]},
     "covarnav_no_projection": {"rate": [3e-6, 1e-5, 3e-5, 1e-4]},
