@@ -39,7 +39,7 @@ GRIDS: dict[str, dict[str, list[Any]]] = {
     "salun": {"rate": [0.002, 0.005, 0.013, 0.05]},
     "scrub": {"rate": [5e-5, 1e-4, 2e-4, 5e-4]},
     "ssd": {"alpha": [1.0, 3.0, 10.0, 30.0]},
-    "lcodec": {"damping": [3e-3, 1e-2, 3e-2, 1e-1]},
+    "lcodec": {"damping": [1e-3, 1.5e-3, 2e-3, 3e-3]},
     "fisher": {"alpha": [1e-8, 1e-7, 1e-6, 1e-5]},
     "unsir": {"rate": [3e-4, 3e-3], "repair_rate": [3e-4, 3e-3]},
     "error_minimising_noise": {"rate": [3e-4, 3e-3], "repair_rate": [3e-4, 3e-3]},
