@@ -50,7 +50,7 @@ def test_a_fresh_clone_gets_a_report_without_heavy_libraries(results):
     assert f"{site / 'index.html'}: " in said
     assert not (results / "runs").exists()
     page = (site / "tables" / "table-12.small.html").read_text()
-    assert "None here: curves stay in the run folders" in page
+    assert "None here: curves stay on the machine" in page
     assert "<img" not in page
     records = (results / "ledger" / "generation.jsonl").read_text().splitlines()
     assert len(list((site / "runs").glob("*.html"))) == len(records)
