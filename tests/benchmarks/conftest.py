@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
-def load(monkeypatch) -> Callable[[str], ModuleType]:
+def load(monkeypatch) -> Iterator[Callable[[str], ModuleType]]:
     """Imports a program by its name; the number of threads it sets is put back."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     threads = torch.get_num_threads()
