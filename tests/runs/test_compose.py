@@ -122,7 +122,8 @@ def conf(tmp_path):
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
-        ({"method/m": "a: [1"}, r"m\.yaml is not valid YAML"),
+        ({"method/m": "a: [1"}, r"m\.yaml: the file is not valid YAML on line"),
+        ({"method/m": "a: 1\na: 2"}, r"m\.yaml: .* on line 2: the key 'a' is written twice"),
         ({"method/m": "- a"}, "must hold a mapping"),
         ({"method/m": "a: ${task.b}\nc: 1"}, r"needs task\.b"),
         ({"method/m": "a: ???"}, "left open"),

@@ -254,8 +254,8 @@ def test_tables_that_are_not_there(root, which, sentence):
         ("key: ot_meanflow", "key: ot_mean_flow", "paper.key is 'ot_mean_flow', but the register "
          "says ot_meanflow; nearest match: ot_meanflow"),
         ("id: otmf-1", "id: otmf-9", "id is 'otmf-9', but the file is otmf-1.yaml"),
-        ("id: otmf-1", "id: otmf-1\nid: otmf-1", "the file is not valid YAML: the key 'id' is "
-         "written twice (again on line 4)"),
+        ("id: otmf-1", "id: otmf-1\nid: otmf-1", "the file is not valid YAML on line 4: the key "
+         "'id' is written twice"),
         ("title: One", "title: [One", "the file is not valid YAML on line"),
     ],
 )  # fmt: skip

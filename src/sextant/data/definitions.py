@@ -97,10 +97,10 @@ def definition(name: str) -> Definition:
         near = difflib.get_close_matches(str(name), choices, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(choices)}"
         raise UnknownData(f"no data set is called {name!r}; {hint}")
-    import yaml
+    from sextant.yaml_files import read_yaml
 
     where = f"tasks/datasets/{name}.yaml"
-    content = yaml.safe_load((definitions_folder() / f"{name}.yaml").read_text("utf-8"))
+    content = read_yaml(definitions_folder() / f"{name}.yaml", where)
     if not isinstance(content, Mapping):
         raise ValueError(f"{where} must hold a mapping, got {type(content).__name__}")
     if missing := [key for key in REQUIRED if not content.get(key)]:

@@ -16,29 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sextant.errors import UserError, unknown
 from sextant.runs.identity import identifying, normalised
 from sextant.runs.spec import RunSpec
+from sextant.yaml_files import read_yaml
 
 BASE = re.compile(r"^/(\w+)/([\w/]+)@_here_$")
 REFERENCE = re.compile(r"^\$\{([A-Za-z0-9_.]+)\}$")
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML 1.1 as OmegaConf reads it: 1e-3 is a number, dates stay text."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [entry for entry in entries if entry[0] != "tag:yaml.org,2002:timestamp"]
-    for first, entries in _Loader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*)$"),
-    list("-+0123456789."),
-)
 
 
 class Composer:
@@ -147,11 +131,7 @@ class Composer:
 
     def _read_file(self, name: str) -> dict[str, Any]:
         path = self.conf / f"{name}.yaml"
-        try:
-            content = yaml.load(path.read_text(), Loader=_Loader)
-        except yaml.YAMLError as error:
-            sentence = " ".join(str(error).split())
-            raise UserError(f"{path} is not valid YAML: {sentence}") from None
+        content = read_yaml(path)
         if content is not None and not isinstance(content, dict):
             raise UserError(f"{path} must hold a mapping, not a {type(content).__name__}")
         content = content or {}

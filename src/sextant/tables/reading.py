@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from sextant.errors import UserError
+from sextant.yaml_files import read_yaml as read_file
 
 T = TypeVar("T")
 _REQUIRED: Any = object()
@@ -23,26 +22,6 @@ class TableError(UserError, ValueError):
     text is one sentence naming the file, the field, what was wrong and what is allowed."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML that refuses a key written twice, where plain YAML would keep the last one silently."""
-
-
-def _mapping_without_repeats(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key {key!r} is written twice (again on line {line})"
-            )
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:map", _mapping_without_repeats)
-
-
 def read_yaml(path: Path, shown: str) -> Any:
     """The content of a YAML file; `shown` is how messages name it.
 
@@ -50,12 +29,9 @@ def read_yaml(path: Path, shown: str) -> Any:
         TableError: the file cannot be parsed or writes a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error)
-        mark = getattr(error, "problem_mark", None)
-        line = f" on line {mark.line + 1}" if mark else ""
-        raise TableError(f"{shown}: the file is not valid YAML{line}: {problem}") from None
+        return read_file(path, shown)
+    except UserError as error:
+        raise TableError(str(error)) from None
 
 
 def nearest(word: object, allowed: Iterable[str]) -> str:
