@@ -187,21 +187,20 @@ def test_known_lists_what_is_here_and_what_is_missing(place, tmp_path):
     assert rows["toys"].sources == ("fake toys 1",)
 
 
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ({"licence": ""}, "lacks licence"),
-        ({"colour": "red"}, "unknown entries colour"),
-        ({"files": {"../x": {"bytes": 1, "sha256": "0" * 64}}}, "inside the data set's folder"),
-        ({"files": {"x": {"bytes": 1, "sha256": "zz"}}}, "64 hex digits"),
-        ({"files": {"x": {"sha256": "0" * 64}}}, "bytes of 'x'"),
-        ({"sources": ["npm"]}, "kind: settings"),
-    ],
-)
-def test_bad_descriptions_are_refused(place, change, complaint):
-    describe(place, "bad", **change)
-    with pytest.raises(ValueError, match=complaint):
+def test_a_bad_description_lists_every_fault(place):
+    wrong = {"../x": {"bytes": 1, "sha256": "0" * 64}, "y": {"sha256": "zz"}}
+    describe(place, "bad", licence="", colour="red", files=wrong, sources=["npm"])
+    with pytest.raises(ValueError, match=r"bad\.yaml") as caught:
         data.definition("bad")
+    assert str(caught.value).replace("tasks/datasets/bad.yaml: ", "").splitlines() == [
+        "licence must be a text, got ''",
+        "files['../x'] must be a path inside the data set's folder",
+        "files.y.bytes is missing",
+        "files.y.sha256 must be 64 hex digits, got 'zz'",
+        "sources[0] must be a mapping, got 'npm'",
+        "colour is not a field of the file; allowed: citation, files, licence, note, sources, "
+        "stands_for, title",
+    ]
 
 
 def test_two_processes_fetch_once_and_both_succeed(place, tmp_path):

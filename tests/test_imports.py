@@ -13,15 +13,18 @@ ROOT = Path(__file__).parents[1]
 ALLOWED = {
     "tasks": {"sextant.contracts", "sextant.data", "tasks"},
     "sextant.methods": {"sextant.contracts", "sextant.methods"},
-    "sextant.data": {"sextant.data", "sextant.errors", "sextant.yaml_files"},
+    "sextant.data": {
+        "sextant.data", "sextant.errors", "sextant.schemas", "sextant.yaml_files"
+    },
     "sextant.contracts": set(),
     "sextant.errors": set(),
     "sextant.runs": {
-        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.yaml_files"
+        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.schemas",
+        "sextant.yaml_files"
     },
     "sextant.tables": {
         "sextant.tables", "sextant.runs.ledger", "sextant.runs.spec", "sextant.errors",
-        "sextant.yaml_files"
+        "sextant.schemas", "sextant.yaml_files"
     },
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "scipy", "pandas", "pytorch_lightning", "hydra", "omegaconf", "ot"}

@@ -5,29 +5,70 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from sextant.errors import UserError
-
-REQUIRED = ("title", "licence", "citation", "files")
-OPTIONAL = ("sources", "stands_for", "note")
+from sextant.schemas import Schema, Text, Whole, checked, empty_as
+from sextant.yaml_files import read_yaml
 
 
 class UnknownData(UserError, ValueError):
     """The name belongs to no data set described in `tasks/datasets`."""
 
 
-@dataclass(frozen=True)
-class DataFile:
+class BadDescription(UserError, ValueError):
+    """A description of a data set has faults; the text names each."""
+
+
+def _inside(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise ValueError("must be a path inside the data set's folder")
+    return str(pure)
+
+
+def _digest(value: str) -> str:
+    if len(value) != 64 or set(value) - set("0123456789abcdef"):
+        raise ValueError(f"must be 64 hex digits, got {value!r}")
+    return value
+
+
+def _pair(source: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    if len(source) != 1:
+        raise ValueError(f"must be one 'kind: settings' pair, got {', '.join(source) or 'none'}")
+    return source
+
+
+class FileFacts(Schema):
+    """Size and sha256 of a file."""
+
+    bytes: Whole
+    sha256: Annotated[str, AfterValidator(_digest)]
+
+
+class DataFile(FileFacts):
     """One file of a data set: its path inside the folder, its size and its sha256."""
 
     path: str
-    bytes: int
-    sha256: str
+
+
+class Description(Schema):
+    """The fields of a description; see `Definition`."""
+
+    title: Text
+    licence: Text
+    citation: Text
+    files: Annotated[dict[Annotated[str, AfterValidator(_inside)], FileFacts], Field(min_length=1)]
+    sources: Annotated[
+        tuple[Annotated[dict[str, dict[str, Any]], AfterValidator(_pair)], ...], empty_as(list)
+    ] = ()
+    stands_for: Text | None = None
+    note: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -90,51 +131,16 @@ def definition(name: str) -> Definition:
 
     Raises:
         UnknownData: for a name that is not described, with the nearest one that is.
-        ValueError: for a description with missing, unknown or malformed entries.
+        BadDescription: every fault of the description, one line each.
     """
     choices = names()
     if name not in choices:
         near = difflib.get_close_matches(str(name), choices, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(choices)}"
         raise UnknownData(f"no data set is called {name!r}; {hint}")
-    from sextant.yaml_files import read_yaml
-
     where = f"tasks/datasets/{name}.yaml"
     content = read_yaml(definitions_folder() / f"{name}.yaml", where)
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where} must hold a mapping, got {type(content).__name__}")
-    if missing := [key for key in REQUIRED if not content.get(key)]:
-        raise ValueError(f"{where} lacks {', '.join(missing)}")
-    if unknown := sorted(set(content) - set(REQUIRED) - set(OPTIONAL)):
-        raise ValueError(f"{where} has unknown entries {', '.join(unknown)}")
-    return Definition(
-        name=name,
-        title=content["title"],
-        licence=content["licence"],
-        citation=content["citation"],
-        files=tuple(_file(where, path, entry) for path, entry in content["files"].items()),
-        sources=tuple(_source(where, entry) for entry in content.get("sources") or ()),
-        stands_for=content.get("stands_for"),
-        note=content.get("note"),
-    )
-
-
-def _file(where: str, path: str, entry: Any) -> DataFile:
-    pure = PurePosixPath(str(path))
-    if pure.is_absolute() or ".." in pure.parts:
-        raise ValueError(f"{where}: file {path!r} must be a path inside the data set's folder")
-    size, digest = (entry or {}).get("bytes"), str((entry or {}).get("sha256"))
-    if not isinstance(size, int) or size < 0:
-        raise ValueError(f"{where}: bytes of {path!r} must be a whole number, got {size!r}")
-    if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError(f"{where}: sha256 of {path!r} must be 64 hex digits, got {digest!r}")
-    return DataFile(str(pure), size, digest)
-
-
-def _source(where: str, entry: Any) -> tuple[str, Mapping[str, Any]]:
-    if not isinstance(entry, Mapping) or len(entry) != 1:
-        raise ValueError(f"{where}: a source must be one 'kind: settings' pair, got {entry!r}")
-    ((kind, settings),) = entry.items()
-    if not isinstance(settings, Mapping):
-        raise ValueError(f"{where}: settings of source {kind!r} must be a mapping")
-    return str(kind), settings
+    described = checked(Description, content, where, BadDescription)
+    files = (DataFile(path=path, **dict(facts)) for path, facts in described.files.items())
+    sources = (pair for source in described.sources for pair in source.items())
+    return Definition(name, **dict(described) | {"files": tuple(files), "sources": tuple(sources)})

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from sextant.errors import UserError, unknown
 from sextant.runs.compose import Composer
 from sextant.runs.spec import RunSpec
+from sextant.schemas import Count, Positive, Schema, Whole, checked, empty_as
 
 BEYOND_TRAINING = 30  # minutes to fetch data, to begin and to be examined, over the time limit
-TEXTS = ("partition", "account", "qos", "constraint")
 LOCAL = "conf/local/default.yaml"
 
 
-@dataclass(frozen=True)
-class Cluster:
+class Cluster(Schema):
     """Resources of one run and how the queue is used.
 
     Args:
@@ -36,14 +36,14 @@ class Cluster:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
-    minutes: int = 120
-    memory_gb: float = 8
-    cpus: int = 2
-    gpus: int = 1
-    setup: tuple[str, ...] = ()
-    runs_at_once: int = 64
-    notice_seconds: int = 90
-    options: Mapping[str, Any] = field(default_factory=dict)
+    minutes: Count = 120
+    memory_gb: Positive = 8
+    cpus: Count = 2
+    gpus: Whole = 1
+    setup: Annotated[tuple[str, ...], empty_as(list)] = ()
+    runs_at_once: Count = 64
+    notice_seconds: Count = 90
+    options: Annotated[dict[str, Any], empty_as(dict)] = Field(default_factory=dict)
 
     def minutes_of(self, spec: RunSpec) -> int:
         """The minutes to ask for: what the run may take at most, within `minutes`."""
@@ -58,8 +58,7 @@ def read_cluster(conf: Path, name: str) -> Cluster:
     What conf/local/default.yaml says under `cluster` goes over the former.
 
     Raises:
-        UserError: for a name that has no file, a key that is not known, or a value that is no value
-            of its key.
+        UserError: for a name that has no file, or every fault of the settings, one line each.
     """
     composer = Composer(conf)
     group = next(
@@ -74,45 +73,8 @@ def read_cluster(conf: Path, name: str) -> Cluster:
         raise UserError(
             f"{LOCAL}: cluster must be a mapping such as {{partition: gpu}}, not {own!r}"
         )
-    return checked(composer.setting(group, name), f"conf/{group}/{name}.yaml", own)
-
-
-def checked(settings: Mapping[str, Any], where: str, local: Collection[str] = ()) -> Cluster:
-    """The cluster that settings describe.
-
-    Args:
-        where: their file, named in what is said of a mistake.
-        local: the keys that stand in conf/local/default.yaml instead.
-    """
-    names = [entry.name for entry in fields(Cluster)]
-    for key, value in settings.items():
-        file = LOCAL if key in local else where
-        if key not in names:
-            raise unknown(f"key in {file}", key, names)
-        wanted = _wanted(key, value)
-        if wanted:
-            raise UserError(f"{file}: {key} must be {wanted}, not {value!r}")
-    settings = dict(settings)
-    settings["setup"] = tuple(settings.get("setup") or ())
-    settings["options"] = dict(settings.get("options") or {})
-    return Cluster(**settings)
-
-
-def _wanted(key: str, value: Any) -> str | None:
-    """What the value of a key must be, where it is not that."""
-    if key in TEXTS:
-        return None if value is None or isinstance(value, str) else "text or null"
-    if key == "setup":
-        fits = value is None or (
-            isinstance(value, list) and all(isinstance(line, str) for line in value)
-        )
-        return None if fits else "a list of shell lines"
-    if key == "options":
-        fits = value is None or isinstance(value, Mapping)
-        return None if fits else "a mapping of sbatch options"
-    if key == "memory_gb":
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0
-        return None if fits else "a number above 0"
-    least = 0 if key == "gpus" else 1
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= least
-    return None if fits else f"a whole number of at least {least}"
+    return checked(
+        Cluster,
+        composer.setting(group, name),
+        lambda place: LOCAL if place and place[0] in own else f"conf/{group}/{name}.yaml",
+    )
