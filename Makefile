@@ -18,7 +18,7 @@ SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
 OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROW),rows=$(ROW)) $(if $(COLUMN),columns=$(COLUMN)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER)) $(if $(CLUSTER),cluster=$(CLUSTER)) $(if $(TRAINER),trainer=$(TRAINER)) $(if $(RETRY),--retry $(filter failed,$(RETRY)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slurm test-browser test-all lint bench lock tables report wandb-sync
+.PHONY: help setup test test-order test-slurm test-browser test-all lint bench lock tables report wandb-sync
 
 help: ## list the targets
 	@echo "make TARGET [TIER=smoke|small|gpu|paper] [SEEDS=0,1] [ROW=a,b] [COLUMN=c] [WHERE=local|slurm] [CLUSTER=name] [TRAINER=name] [RETRY=1|failed] [WORKERS=n] [LOGGER=csv|wandb|wandb_online] [FRESH=1]"
@@ -54,6 +54,11 @@ test-slurm: $(VENV)/.complete ## the quicker tests on a one-machine SLURM (needs
 
 test-browser: $(VENV)/.complete ## the report in a headless browser (needs chromium)
 	@$(VENV)/bin/python -m pytest -m browser -rs
+
+test-order: $(VENV)/.complete ## every fast test file alone, backwards and twice in one process (an hour)
+	@failed=0; for file in $$(git ls-files 'tests/*test_*.py'); do \
+	  $(VENV)/bin/python -m pytest -m "not slow and not gpu and not slurm and not browser" -p tests.backwards --keep-duplicates $$file $$file > .test-order.log 2>&1; \
+	  case $$? in 0|5) ;; *) echo "$$file"; tail -n 3 .test-order.log; failed=1;; esac; done; rm -f .test-order.log; exit $$failed
 
 test-all: $(VENV)/.complete ## every test this machine can run, the slow ones too
 	@$(VENV)/bin/python -m pytest
