@@ -8,18 +8,19 @@ import time
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from jinja2 import UndefinedError
 
 from sextant.tables.claims import difference
 from sextant.tables.register import read_register
-from sextant.tables.report.charts import scale
-from sextant.tables.report.contents import Before
-from sextant.tables.report.curves import Frame, read_curves, thin
-from sextant.tables.report.markup import Markup, script_value, tag
+from sextant.tables.report.charts import Frame, scale, thin
+from sextant.tables.report.contents import Before, read_curves
 from sextant.tables.report.site import write_site
 from sextant.tables.statistics import mean
+from sextant.tables.templating import render, script
 from tests.reporting import (
     ROOT,
     arena_ledger,
@@ -66,8 +67,8 @@ def read(path: Path) -> Page:
     return Page(path.read_text())
 
 
-def views(path: Path) -> dict[str, str]:
-    """What a row's script hands over, by column."""
+def views(path: Path) -> dict[str, Any]:
+    """What a script hands over: a row's views by column, or the pairs."""
     match = re.fullmatch(r"sextant\.receive\(\"\w+\",(.*)\);\n", path.read_text(), re.DOTALL)
     return json.loads(match[1])
 
@@ -290,8 +291,7 @@ def test_changes_say_which_cells_differ_and_by_how_much(tmp_path):
 def test_pairs_use_the_test_of_the_claims(tmp_path):
     made = plane_ledger()
     write_site(report_of([made], tmp_path), tmp_path / "r")
-    text = (tmp_path / "r" / "tables" / "table-12.small" / "pairs.js").read_text()
-    content = json.loads(re.fullmatch(r"sextant\.receive\('pairs',(.*)\);\n", text)[1])
+    content = views(tmp_path / "r" / "tables" / "table-12.small" / "pairs.js")
     table = filled(made)
     lines = [line.key for line in table.definition.lines]
     i, j = lines.index("mean_flow@1"), lines.index("ot_exact@1")
@@ -373,16 +373,17 @@ def test_five_thousand_runs_make_small_pages_in_linear_time(tmp_path):
     assert table.count("data-cell=") == 500
 
 
-def test_markup_escapes_what_is_not_markup():
-    assert tag("p", "a<b", tag("b", "&")) == "<p>a&lt;b<b>&amp;</b></p>"
-    assert (
-        tag("a", "x", href='"><', data_row=None, hidden=True)
-        == '<a href="&quot;&gt;&lt;" hidden>x</a>'
-    )
-    assert type(tag("p", Markup("<i></i>") + "<")) is Markup
-    assert tag("p", Markup("<i></i>") + "<") == "<p>&lt;i&gt;&lt;/i&gt;&lt;</p>"
-    assert json.loads(script_value({"a": "</script>\u2028"})) == {"a": "</script>\u2028"}
-    assert "<" not in script_value("</script>")
+def test_a_script_hands_over_any_text():
+    text = "</script>\u2028'"
+    written = script("key", {"a": text})
+    assert "<" not in written
+    match = re.fullmatch(r'sextant\.receive\("key",(.*)\);\n', written)
+    assert json.loads(match[1]) == {"a": text}
+
+
+def test_a_name_that_a_template_lacks_is_an_error():
+    with pytest.raises(UndefinedError, match="'up' is undefined"):
+        render("run.html", name="x")
 
 
 def test_scales_hold_zero_unless_scores_span_powers_of_ten():
@@ -407,5 +408,5 @@ def test_curves_of_a_run_that_is_being_written(tmp_path):
     few = thin(points, 7)
     assert (len(few), few[0], few[-1]) == (7, points[0], points[-1])
     assert thin(points, 100) == points
-    flat = Frame.around([[(1.0, 2.0)]])
+    flat = Frame([[(1.0, 2.0)]])
     assert flat.place(1.0, 2.0) == "2,97"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from sextant.tables.reading import TableError
 from sextant.tables.register import Register
-from sextant.tables.render import file_stem, markdown_claims, markdown_grid
+from sextant.tables.render import markdown_claims, markdown_grid
 from sextant.tables.table import Table
+from sextant.tables.texts import file_stem
 
 PAGES = ("README.md", "REPRODUCE.md")
 PRINTED = {"full": "all known", "part": "partly known", "none": "not known"}

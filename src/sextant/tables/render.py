@@ -8,18 +8,20 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sextant.tables.latex import latex
-from sextant.tables.schema import TIERS, Line
+from sextant.tables.schema import TIERS
 from sextant.tables.table import Table, to_json
 from sextant.tables.texts import (
     SYMBOLS,
     cell_text,
     column_note,
+    file_stem,
     footers,
+    groups,
     row_label,
     subtitle,
     title,
@@ -32,13 +34,6 @@ CSV_FIELDS = (
     *("row", "method", "at", "column", "task", "metric", "better", "mean", "std", "n", "planned"),
     *("state", "printed", "printed_std", "verdict", "tier"),
 )
-
-
-def groups(table: Table) -> Iterator[tuple[int | None, list[Line]]]:
-    """The lines by point of the evaluation axis; None for rows that are evaluated once."""
-    points = dict.fromkeys(line.at for line in table.definition.lines)
-    for point in points:
-        yield point, [line for line in table.definition.lines if line.at == point]
 
 
 def terminal(table: Table, console: Console | None = None) -> None:
@@ -56,9 +51,9 @@ def terminal(table: Table, console: Console | None = None) -> None:
     for column in definition.all_columns:
         header = Text(f"{column.label}\n{column_note(column)}", justify="right")
         grid.add_column(header, justify="right", vertical="bottom")
-    for point, lines in groups(table):
+    for point, name, lines in groups(table):
         if definition.axis is not None:
-            grid.add_row(Text(_group_name(table, point), style="italic"))
+            grid.add_row(Text(name, style="italic"))
         best = {c.key: table.best(c, point) for c in definition.all_columns}
         for line in lines:
             row = [Text(row_label(line.row), style="dim" if line.row.reference else "")]
@@ -82,10 +77,6 @@ def terminal(table: Table, console: Console | None = None) -> None:
         shown = [f"{heading}: {items[0]}"] if len(items) == 1 else [f"{heading}:"]
         shown += [f"  - {item}" for item in items] if len(items) > 1 else []
         console.print(Text("\n".join(shown), style="dim"))
-
-
-def _group_name(table: Table, point: int | None) -> str:
-    return "evaluated once" if point is None else f"{table.definition.axis} {point}"
 
 
 def _status(status: str) -> str:
@@ -120,7 +111,7 @@ def markdown_grid(table: Table) -> list[str]:
         head.insert(0, _plain(axis))
         rule.insert(0, "---:")
     lines = [_bar(head), _bar(rule)]
-    for point, members in groups(table):
+    for point, _, members in groups(table):
         best = {c.key: table.best(c, point) for c in columns}
         for line in members:
             row = [_plain(row_label(line.row))]
@@ -144,11 +135,6 @@ def markdown_claims(table: Table) -> list[str]:
         lines.append(f"- {status}: {_plain(claim.text)}  ")
         lines.append(f"  {_plain(claim.figure)}")
     return lines
-
-
-def file_stem(table: Table) -> str:
-    """`table-07`, the beginning of every file name of a table."""
-    return f"table-{table.definition.number:02d}"
 
 
 def _bar(cells: list[str]) -> str:

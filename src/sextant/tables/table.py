@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 from sextant.tables.cells import Cell, run_cell, summary_cell, verdict
 from sextant.tables.claims import ClaimResult, judge
@@ -16,6 +18,14 @@ from sextant.tables.schema import TIERS, Column, Line, TableDefinition
 from sextant.tables.statistics import mean
 
 Plan = Mapping[tuple[str, str], Sequence[str]]
+
+
+class Fullness(NamedTuple):
+    """How many of a table's planned runs are done, and how many failed."""
+
+    done: int
+    failed: int
+    planned: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,18 @@ class Table:
     def data(self) -> str:
         """What the table says its data are at this tier."""
         return self.definition.data.get(self.tier, "not stated")
+
+    @cached_property
+    def fullness(self) -> Fullness:
+        """Counts each planned run once, however many cells share it."""
+        planned = {run_id for runs in self.planned.values() for _, run_id in runs}
+        done = sum(record["status"] == "done" for record in self.records.values())
+        return Fullness(done, len(self.records) - done, len(planned))
+
+    @cached_property
+    def claim_counts(self) -> Counter[str]:
+        """How many claims have each status."""
+        return Counter(claim.status for claim in self.claims)
 
     def best(self, column: Column, at: int | None) -> frozenset[str]:
         """The lines with the best mean in a column at one point of the evaluation axis.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sextant.tables.cells import Cell
-from sextant.tables.schema import Column, Published, Row
+from sextant.tables.schema import Column, Line, Published, Row
 from sextant.tables.table import Table
 
 SYMBOLS = {"holds": "✓", "fails": "✗", "inconclusive": "?", "not_run": "–"}
@@ -78,6 +78,30 @@ def column_note(column: Column) -> str:
 def row_label(row: Row) -> str:
     """The label of a row, marked where it is a reference or deviates from the paper."""
     return row.label + (" †" if row.reference else "") + (" *" if row.deviations else "")
+
+
+def line_name(line: Line, axis: str | None) -> str:
+    """`OT Mean Flow, exact (NFE 1)`."""
+    return line.row.label if line.at is None else f"{line.row.label} ({axis} {line.at})"
+
+
+def groups(table: Table) -> Iterator[tuple[int | None, str, list[Line]]]:
+    """The lines by point of the evaluation axis, with a name for each; the point is None for rows
+    that are evaluated once."""
+    definition = table.definition
+    for point in dict.fromkeys(line.at for line in definition.lines):
+        name = "evaluated once" if point is None else f"{definition.axis} {point}"
+        yield point, name, [line for line in definition.lines if line.at == point]
+
+
+def file_stem(table: Table) -> str:
+    """`table-07`, the beginning of every file name of a table."""
+    return f"table-{table.definition.number:02d}"
+
+
+def page_stem(table: Table) -> str:
+    """`table-12.small`, the name of a table's files at its tier."""
+    return f"{file_stem(table)}.{table.tier}"
 
 
 def title(table: Table) -> str:

@@ -1,23 +1,17 @@
-"""Bars with a dot for each seed, drawn as SVG that keeps its shape at every width.
-
-Positions are percentages, so a chart stretches while its dots stay round; names and numbers are
-text beside the drawing, for eyes and screen readers alike.
-"""
+"""The numbers behind the charts: scales, ticks and lines; templates/charts.html draws them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from sextant.tables.report.grid import mark
-from sextant.tables.report.markup import Markup, tag
 from sextant.tables.schema import Column
 from sextant.tables.table import Table
-from sextant.tables.texts import cell_text, column_note
+from sextant.tables.texts import cell_text
 
-LOGARITHMIC_FROM = 300.0
-HEIGHT = 16
+Points = list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -34,6 +28,12 @@ class Scale:
         if self.logarithmic:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
         return round(100 * (value - low) / (high - low), 2)
+
+    def bar(self, value: float) -> tuple[float, str]:
+        """Start and width of the bar from zero (a logarithmic scale's left edge) to a score."""
+        zero = 0.0 if self.logarithmic else self.at(0.0)
+        start, end = sorted((zero, self.at(value)))
+        return start, f"{end - start:.2f}"
 
     def ticks(self) -> list[float]:
         """Three to six round scores."""
@@ -52,7 +52,7 @@ def scale(values: Iterable[float]) -> Scale:
     """A scale from zero with a little room; logarithmic where scores span several powers of ten."""
     found = [value for value in values if math.isfinite(value)]
     low, high = min(found, default=0.0), max(found, default=1.0)
-    if low > 0 and high / low > LOGARITHMIC_FROM:
+    if low > 0 and high / low > 300:
         return Scale(low / 1.5, high * 1.2, True)
     low, high = min(low, 0.0), max(high, 0.0)
     room = 0.04 * ((high - low) or 1.0)
@@ -61,69 +61,85 @@ def scale(values: Iterable[float]) -> Scale:
     )
 
 
-def bar_chart(table: Table, column: Column) -> Markup | None:
-    """One bar a line that has a score: the mean, its seeds as dots, the printed value as an open
-    diamond; None where no line has one."""
-    definition = table.definition
-    lines = [line for line in definition.lines if definition.fills(line, column)]
-    cells = {line.key: table.cells[line.key, column.key] for line in lines}
-    scored = [line for line in lines if cells[line.key].values]
-    if not scored:
-        return None
-    printed = {
-        line.key: published.mean
-        for line in scored
-        if (published := cells[line.key].published) is not None and published.mean is not None
-    }
-    ours = [value for line in scored for value in cells[line.key].values.values()]
-    measure = scale([*ours, *printed.values()])
-    rows, point = [], None
-    for line in scored:
-        if line.at != point and line.at is not None:
-            rows.append(tag("li", f"{definition.axis} {line.at}", class_="group"))
-        point, cell = line.at, cells[line.key]
-        shown = cell_text(cell, column)
-        name = tag("span", line.row.label, class_="name")
-        drawing = bar(measure, cell.mean, list(cell.values.values()), printed.get(line.key))
-        number = tag("span", shown.ours, mark(cell, shown.mark), class_="number")
-        rows.append(tag("li", name, drawing, number))
-    notes = []
-    if measure.logarithmic:
-        notes.append("logarithmic axis, so a bar's length means nothing")
-    if len(scored) < len(lines):
-        notes.append(f"{len(lines) - len(scored)} rows have no score yet")
-    named = (tag("b", column.label), f" {column_note(column)}", tag("small", "; ".join(notes)))
-    caption = tag("figcaption", *named)
-    return tag("figure", caption, tag("ul", *rows, _axis(measure), class_="bars"))
+class BarChart(NamedTuple):
+    """The lines of a column that have a score, as (line, cell, its words, printed value)."""
+
+    column: Column
+    scale: Scale
+    bars: Sequence[tuple[Any, ...]]
+    notes: Sequence[str]
 
 
-def bar(
-    measure: Scale, mean: float | None, dots: Sequence[float], printed: float | None = None
-) -> Markup:
-    """The drawing of one bar; it repeats numbers that stand beside it, so it is hidden from screen
-    readers."""
-    drawn = []
-    if mean is not None:
-        zero = 0.0 if measure.logarithmic else measure.at(0.0)
-        start, end = sorted((zero, measure.at(mean)))
-        drawn.append(f'<rect x="{start}%" width="{end - start:.2f}%" y="4" height="8"></rect>')
-    drawn += [f'<circle cx="{measure.at(value)}%" cy="8" r="2.5"></circle>' for value in dots]
-    if printed is not None:
-        diamond = '<path d="M-4 8L0 3L4 8L0 13Z"></path>'
-        drawn.append(f'<svg x="{measure.at(printed)}%" overflow="visible">{diamond}</svg>')
-    return tag("svg", Markup("".join(drawn)), class_="bar", height=HEIGHT, aria_hidden="true")
+def bar_charts(table: Table) -> list[BarChart]:
+    """One chart a column in which anything is scored."""
+    charts = []
+    for column in table.definition.all_columns:
+        lines = [line for line in table.definition.lines if table.definition.fills(line, column)]
+        bars = []
+        for line in lines:
+            cell = table.cells[line.key, column.key]
+            if cell.values:
+                printed = cell.published.mean if cell.published else None
+                bars.append((line, cell, cell_text(cell, column), printed))
+        if not bars:
+            continue
+        ours = [value for _, cell, _, _ in bars for value in cell.values.values()]
+        measure = scale([*ours, *(bar[3] for bar in bars if bar[3] is not None)])
+        notes = []
+        if measure.logarithmic:
+            notes.append("logarithmic axis, so a bar's length means nothing")
+        if len(bars) < len(lines):
+            notes.append(f"{len(lines) - len(bars)} rows have no score yet")
+        charts.append(BarChart(column, measure, bars, notes))
+    return charts
 
 
-def _axis(measure: Scale) -> Markup:
-    marks = "".join(
-        f'<line x1="{at}%" x2="{at}%" y1="0" y2="4"></line>'
-        f'<text x="{at}%" y="15" text-anchor="{_anchor(at)}">{value:.6g}</text>'
-        for value in measure.ticks()
-        for at in [measure.at(value)]
-    )
-    drawing = tag("svg", Markup(marks), class_="axis", height=18)
-    return tag("li", tag("span", class_="name"), drawing, aria_hidden="true", class_="scale")
+class Frame:
+    """The axes of curves: steps from `first` to `last`, values from `low` to `high`, in a drawing
+    of WIDTH x HEIGHT units."""
+
+    WIDTH, HEIGHT = 200, 100
+
+    def __init__(self, curves: Sequence[Points]) -> None:
+        steps = [x for curve in curves for x, _ in curve] or [0.0]
+        values = [y for curve in curves for _, y in curve] or [0.0]
+        self.first, self.last = min(steps), max(steps)
+        self.low, self.high = min(values), max(values)
+        self.logarithmic = self.low > 0 and self.high / self.low > 100
+
+    def path(self, points: Points, most: int) -> str:
+        """The points of an SVG polyline, thinned to at most so many."""
+        return " ".join(self.place(*point) for point in thin(points, most))
+
+    def place(self, step: float, value: float) -> str:
+        """The point as `x,y` in the drawing."""
+        low, high = self.low, self.high
+        if self.logarithmic:
+            low, high, value = math.log(low), math.log(high), math.log(value)
+        x = (step - self.first) / ((self.last - self.first) or 1.0)
+        y = (value - low) / ((high - low) or 1.0)
+        return f"{x * (self.WIDTH - 4) + 2:.0f},{self.HEIGHT - 3 - y * (self.HEIGHT - 6):.0f}"
+
+    def __str__(self) -> str:
+        bounds = f"step {self.first:g} to {self.last:g}, value {self.low:.4g} to {self.high:.4g}"
+        return bounds + (", logarithmic" if self.logarithmic else "")
 
 
-def _anchor(at: float) -> str:
-    return "start" if at < 4 else "end" if at > 96 else "middle"
+def thin(points: Points, most: int) -> Points:
+    """At most so many of the points, evenly chosen, the first and the last among them."""
+    if len(points) <= most:
+        return points
+    return [points[round(k * (len(points) - 1) / (most - 1))] for k in range(most)]
+
+
+class CurveChart(NamedTuple):
+    """Curves of one metric in a frame of their own; `said` follows its name in the caption."""
+
+    metric: str
+    said: str
+    frame: Frame
+    curves: Sequence[Points]
+
+
+def curve_chart(metric: str, said: str, curves: Sequence[Points]) -> CurveChart:
+    return CurveChart(metric, said, Frame(curves), curves)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sextant.tables.records import Record
 from sextant.tables.register import Register
-from sextant.tables.render import file_stem
-from sextant.tables.schema import Column, Line, TableDefinition
+from sextant.tables.report.charts import Points
+from sextant.tables.schema import TableDefinition
 from sextant.tables.table import Table
 
 
@@ -43,70 +44,32 @@ class Report:
     register: Register
     definitions: Mapping[int, TableDefinition]
     tables: Mapping[int, Sequence[Table]]
-    records: Mapping[str, Mapping[str, Any]]
+    records: Mapping[str, Record]
     stale: Collection[str]
     figures: Path
     files: Callable[[str], RunFiles]
     before: Before | None = None
 
 
-@dataclass(frozen=True)
-class Fullness:
-    """How many of a table's planned runs are done, and how many failed."""
+def read_curves(path: Path) -> dict[str, Points]:
+    """The curves of a `step,metric,value` file by metric; empty where there is no file.
 
-    done: int
-    failed: int
-    planned: int
-
-    @property
-    def missing(self) -> int:
-        """Nobody has carried them out."""
-        return self.planned - self.done - self.failed
-
-
-def fullness(table: Table) -> Fullness:
-    """Counts each planned run once, however many cells share it."""
-    planned = {run_id for runs in table.planned.values() for _, run_id in runs}
-    done = sum(record["status"] == "done" for record in table.records.values())
-    return Fullness(done, len(table.records) - done, len(planned))
-
-
-def page_stem(table: Table) -> str:
-    """`table-12.small`, the name of a table's page and of the folder beside it."""
-    return f"{file_stem(table)}.{table.tier}"
-
-
-def run_file(run_id: str) -> str:
-    """The file name of a run's page; an id is letters and digits, whatever a ledger line says."""
-    return re.sub(r"[^0-9A-Za-z_-]", "-", run_id) + ".html"
-
-
-def line_name(line: Line, axis: str | None) -> str:
-    """`OT Mean Flow, exact (NFE 1)`."""
-    return line.row.label if line.at is None else f"{line.row.label} ({axis} {line.at})"
-
-
-def metric_name(line: Line, column: Column) -> str:
-    """The name a score has in the ledger: `w2`, or `w2@1` at a point of the evaluation axis."""
-    return str(column.metric) if line.at is None else f"{column.metric}@{line.at}"
-
-
-class Settings:
-    """The settings of runs as text; runs that differ in the seed alone share one."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Any, ...], list[tuple[Mapping[str, Any], str]]] = {}
-
-    def __call__(self, record: Mapping[str, Any]) -> str:
-        """An indented outline without the seed, one setting a line, keys sorted."""
-        spec = {key: value for key, value in (record.get("spec") or {}).items() if key != "seed"}
-        key = (record.get("task"), record.get("method"), record.get("tier"))
-        known = self._known.setdefault(key, [])
-        for other, text in known:
-            if other == spec:
-                return text
-        known.append((spec, outline(spec)))
-        return known[-1][1]
+    Lines that are cut off or hold no finite number are left out: a run may be writing them.
+    """
+    found: dict[str, Points] = {}
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return found
+    for line in text.splitlines()[1:]:
+        try:
+            step, metric, value = line.split(",")
+            point = (float(step), float(value))
+        except ValueError:
+            continue
+        if math.isfinite(point[0]) and math.isfinite(point[1]):
+            found.setdefault(metric, []).append(point)
+    return found
 
 
 def outline(settings: Mapping[str, Any], depth: int = 0) -> str:
@@ -120,24 +83,3 @@ def outline(settings: Mapping[str, Any], depth: int = 0) -> str:
             written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             lines.append(f"{'  ' * depth}{key}: {written}\n")
     return "".join(lines)
-
-
-def duration(seconds: float) -> str:
-    """`21 s`, `12 min` or `3.4 h`."""
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def commit(record: Mapping[str, Any]) -> str:
-    """The short commit, with a plus where the tree had changes."""
-    provenance = record.get("provenance") or {}
-    mark = "+" if provenance.get("dirty") else ""
-    return f"{str(provenance.get('commit') or 'unknown')[:10]}{mark}"
-
-
-def outcome(record: Mapping[str, Any]) -> str:
-    """`done` or `failed (oom)`."""
-    if record["status"] == "done":
-        return "done"
-    return f"failed ({record.get('reason', 'error')})"

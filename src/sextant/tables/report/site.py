@@ -7,21 +7,23 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import resources
 from pathlib import Path
+from typing import Any
 
+from sextant.tables import templating
 from sextant.tables.definition import requests
+from sextant.tables.records import run_file
 from sextant.tables.report.cell_view import row_script
-from sextant.tables.report.changes import changes_page
-from sextant.tables.report.contents import Report, Settings, page_stem, run_file
-from sextant.tables.report.curves import Points, read_curves
-from sextant.tables.report.front import front_page
-from sextant.tables.report.markup import Shell
+from sextant.tables.report.changes import changes_view
+from sextant.tables.report.charts import Points
+from sextant.tables.report.contents import Report, read_curves
+from sextant.tables.report.front import front_view
 from sextant.tables.report.pairs import pairs_script
-from sextant.tables.report.run_page import Use, run_page, runs_page
-from sextant.tables.report.table_page import table_page
+from sextant.tables.report.run_page import run_view, runs_view, uses_of_runs
+from sextant.tables.report.table_page import table_view
 from sextant.tables.schema import TableDefinition
 from sextant.tables.table import Table, build
+from sextant.tables.texts import page_stem
 
 ASSETS = ("style.css", "script.js")
 
@@ -102,10 +104,15 @@ def steps(report: Report) -> int:
 
 
 def _write(report: Report, site: Folder, step: Callable[[], None]) -> None:
-    shell = Shell(changes=report.before is not None)
     for name in ASSETS:
-        site.write(name, resources.files(__package__).joinpath(name).read_text(encoding="utf-8"))
-    settings = Settings()
+        site.write(name, templating.asset(name))
+    navigation = [("index.html", "Tables"), ("runs.html", "Runs")]
+    navigation += [("changes.html", "Changes")] if report.before else []
+
+    def page(file: str, template: str, view: Mapping[str, Any]) -> None:
+        up = "../" * file.count("/")
+        own = {"up": up, "current": file, "navigation": navigation, "before": report.before}
+        site.write(file, templating.render(template, **view, **own))
 
     @cache
     def curves(run_id: str) -> Mapping[str, Points]:
@@ -122,43 +129,37 @@ def _write(report: Report, site: Folder, step: Callable[[], None]) -> None:
             for path in report.files(run_id).pictures
         )
 
-    empty: dict[int, Table] = {}
-    for number, definition in report.definitions.items():
-        if not report.tables[number]:
-            empty[number] = unrun(definition)
+    empty = {n: unrun(d) for n, d in report.definitions.items() if not report.tables[n]}
+    for number in report.definitions:
         tables = report.tables[number] or [empty[number]]
         for table in tables:
-            stem = page_stem(table)
-            figures = _figures(report, site, table)
-            page = table_page(shell, table, tables, curves, figures, pictures)
-            site.write(f"tables/{stem}.html", page)
+            stem, figures = page_stem(table), _figures(report, site, table)
+            view = table_view(table, tables, curves, figures, pictures)
+            page(f"tables/{stem}.html", "table.html", view)
             site.write(f"tables/{stem}/pairs.js", pairs_script(table))
             for row in table.definition.rows:
-                views = row_script(report, table, row, curves, settings)
-                site.write(f"tables/{stem}/{row.key}.js", views)
+                site.write(f"tables/{stem}/{row.key}.js", row_script(report, table, row, curves))
             step()
-    uses = _uses(report)
+    uses = uses_of_runs(report)
     children: dict[str, list[str]] = {}
     for run_id, record in report.records.items():
         for parent in record.get("parents") or ():
             children.setdefault(str(parent), []).append(run_id)
     for run_id, record in report.records.items():
-        page = run_page(
+        view = run_view(
             report,
-            shell,
             record,
             uses.get(run_id, ()),
             children.get(run_id, ()),
             curves(run_id),
             [file for file, _ in pictures(run_id)],
-            settings(record),
         )
-        site.write(f"runs/{run_file(run_id)}", page)
+        page(f"runs/{run_file(run_id)}", "run.html", view)
         step()
-    site.write("runs.html", runs_page(report, shell, uses))
+    page("runs.html", "runs.html", runs_view(report, uses))
     if report.before is not None:
-        site.write("changes.html", changes_page(report, shell, report.before))
-    site.write("index.html", front_page(report, shell, empty))
+        page("changes.html", "changes.html", changes_view(report, report.before))
+    page("index.html", "front.html", front_view(report, empty))
 
 
 def unrun(definition: TableDefinition) -> Table:
@@ -178,21 +179,4 @@ def _figures(report: Report, site: Folder, table: Table) -> dict[str, str]:
         source = report.figures / f"{table.definition.id}-{figure.key}.{table.tier}.png"
         if source.is_file():
             found[figure.key] = site.copy(source, f"pictures/figures/{source.name}")
-    return found
-
-
-def _uses(report: Report) -> dict[str, list[Use]]:
-    """The cells that ask for each run of the ledger."""
-    found: dict[str, list[Use]] = {}
-    for tables in report.tables.values():
-        for table in tables:
-            rows = {row.key: row.label for row in table.definition.rows}
-            columns = {column.key: column.label for column in table.definition.columns}
-            for (row, column), runs in table.planned.items():
-                seeds = tuple(entry for entry in runs if entry[1] in table.records)
-                name = f"Table {table.definition.number}, tier {table.tier}"
-                text = f"{name}: {rows[row]}, {columns[column]}"
-                use = Use(f"{page_stem(table)}.html", f"{row}/{column}", text, seeds)
-                for _, run_id in seeds:
-                    found.setdefault(run_id, []).append(use)
     return found
