@@ -38,10 +38,7 @@ def large_project(folder: Path) -> None:
         (conf / "task" / f"{name}.yaml").write_text(
             'defaults: ["/task/generation/normal_to_checkerboard@_here_", _self_]\n'
             f"learning_rate: {0.001 * (number + 1)}\n"
-        )
-        (conf / "budget" / name).mkdir(parents=True)
-        (conf / "budget" / name / "small.yaml").write_text(
-            f"steps: {100 + number}\nbatch_size: 64\nevaluation_points: 100\n"
+            f"tiers: {{small: {{steps: {100 + number}, batch_size: 64, evaluation_points: 100}}}}\n"
         )
     for number in range(METHODS):
         (conf / "method" / "flow" / f"copy_{number}.yaml").write_text(

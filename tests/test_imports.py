@@ -19,12 +19,12 @@ ALLOWED = {
     "sextant.contracts": set(),
     "sextant.errors": set(),
     "sextant.runs": {
-        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.schemas",
+        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.options", "sextant.schemas",
         "sextant.yaml_files"
     },
     "sextant.tables": {
         "sextant.tables", "sextant.runs.ledger", "sextant.runs.spec", "sextant.errors",
-        "sextant.schemas", "sextant.yaml_files"
+        "sextant.options", "sextant.schemas", "sextant.yaml_files"
     },
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "scipy", "pandas", "pytorch_lightning", "hydra", "omegaconf", "ot"}

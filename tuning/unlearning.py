@@ -1,4 +1,5 @@
-"""Chooses settings of unlearning methods by what each may see; writes them to conf/tuned.
+"""Chooses settings of unlearning methods by what each may see; writes them to conf/tuned
+and the scores of their grids to results/tuning.
 
 Run `python tuning/unlearning.py --help`.
 """
@@ -14,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
-import yaml
+from chosen import Judged, write_scores, write_settings
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -22,7 +23,7 @@ from rich.table import Table
 from sextant.contracts import Streams
 from sextant.methods.unlearning.inversion import Inversion
 from sextant.methods.unlearning.sight import Examples, PixelSpace, forget_accuracy
-from sextant.paths import find_project
+from sextant.paths import Project, find_project
 from sextant.runs.build import build
 from sextant.runs.compose import Composer, merge
 from sextant.runs.execute import execute
@@ -212,7 +213,7 @@ def main() -> None:
                 kept, gone = (fmean(column) for column in zip(*found, strict=True))
                 judged.append((problems[0].score(kept, gone), kept, gone, setting))
             best = max(judged, key=lambda row: row[0])[3]
-            write(project.conf, arguments, name, best, judged)
+            write(project, arguments, name, best, judged)
             console.print(shown(name, judged, best))
 
 
@@ -228,37 +229,25 @@ def shown(name: str, judged: list[tuple[float, float, float, dict]], best: dict)
 
 
 def write(
-    conf: Path,
+    project: Project,
     arguments: argparse.Namespace,
     name: str,
     best: dict[str, Any],
     judged: list[tuple[float, float, float, dict]],
 ) -> None:
-    """The chosen setting, under the grid it was chosen from; and for the method's ablations."""
-    seeds = ", ".join(map(str, arguments.seeds))
-    lines = [
-        f"tuning/unlearning.py at tier {arguments.tier}, seeds {seeds}:",
-        "% right of what is kept and of what is to be forgotten, on what the method may see",
-    ]
-    lines += [
-        f"  {100 * kept:5.1f} {100 * gone:5.1f}  {setting}" for _, kept, gone, setting in judged
-    ]
+    """The chosen setting, for the method and its ablations; the grid that it was chosen from."""
+    settings = {f"unlearning/{name}": best}
+    for follower, taken in FOLLOWERS.get(name, {}).items():
+        settings[f"unlearning/{follower}"] = {key: best[key] for key in taken}
     for task in (arguments.task, *SAME_SETTINGS.get(arguments.task, ())):
-        folder = conf / "tuned" / task / "unlearning"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.yaml").write_text(tuned(lines, best))
-        for follower, taken in FOLLOWERS.get(name, {}).items():
-            setting = {key: best[key] for key in taken}
-            (folder / f"{follower}.yaml").write_text(
-                tuned([f"what was chosen for {name}"], setting)
-            )
-
-
-def tuned(lines: list[str], setting: Mapping[str, Any]) -> str:
-    """A file of conf/tuned: comments and a method's setting."""
-    comments = "".join(f"# {line}\n" for line in ("@package _global_", *lines))
-    content = {"method": {"module": {"method": dict(setting)}}}
-    return comments + yaml.safe_dump(content, sort_keys=False)
+        write_settings(project.conf, task, settings, arguments.task)
+    seeds = " ".join(map(str, arguments.seeds))
+    grid = [
+        Judged(f"unlearning/{name}", arguments.tier, seeds, setting, 100 * kept, 100 * gone, chosen)
+        for _, kept, gone, setting in judged
+        for chosen in [setting == best]
+    ]
+    write_scores(project.root, arguments.task, f"unlearning/{name}", grid)
 
 
 if __name__ == "__main__":

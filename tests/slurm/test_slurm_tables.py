@@ -82,7 +82,7 @@ def test_what_was_frozen_runs_whatever_is_edited_after_the_launch(results, main_
     one = ["12", "tier=smoke", "rows=mean_flow", "columns=moons"]
     sextant("reproduce", *one, "where=slurm", folder=checkout)
     (spec,) = thaw(next((results / "plans").glob("*.json")))
-    budget = checkout / "conf/budget/generation/eight_gaussians_to_moons/smoke.yaml"
+    budget = checkout / "conf/task/generation/eight_gaussians_to_moons.yaml"
     steps = spec.settings["budget"]["steps"]
     budget.write_text(budget.read_text().replace(f"steps: {steps}", f"steps: {steps + 1}"))
     assert "would run 1" in sextant("plan", *one, folder=checkout)

@@ -295,8 +295,8 @@ def test_configs_are_checked_by_name(root):
     with pytest.raises(TableError) as caught:
         check_configs(table, root)
     assert str(caught.value) == (
-        "tasks/generation/tables/otmf-1.yaml: rows.ot_exact.method is 'flow/ot_exact', but there "
-        "is no file conf/method/flow/ot_exact.yaml; nearest match: flow/exact_ot"
+        "tasks/generation/tables/otmf-1.yaml: rows.ot_exact.method is 'flow/ot_exact', which no "
+        "file of conf/method offers; nearest match: flow/exact_ot"
     )
 
 

@@ -2,27 +2,26 @@
 
 Planning a table of 500 cells composes 500 configs, and Hydra takes a tenth of a second for each.
 This module reads the subset of Hydra's language that conf/ is written in: the defaults list of
-config.yaml, one file a group, inheritance through a file's own `defaults`, `@package _global_`,
-and whole-value `${a.b}` interpolation. A test composes every task, method and tier both ways.
+config.yaml, inheritance through an option's own `defaults`, packages, whole-value `${a.b}`
+interpolation and `${oc.env:NAME}`. A test composes every task, method and tier both ways.
 """
 
 from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from sextant.errors import UserError, unknown
+from sextant.errors import UserError
+from sextant.options import REFERENCE, Options, Overlaid, merge
 from sextant.runs.identity import identifying, normalised
 from sextant.runs.spec import RunSpec
 from sextant.yaml_files import read_yaml
 
-BASE = re.compile(r"^/(\w+)/([\w/]+)@_here_$")
-REFERENCE = re.compile(r"^\$\{([A-Za-z0-9_.]+)\}$")
+RESOLVER = re.compile(r"\$\{(?:oc\.env|oc\.decode):")
 
 
 class Composer:
@@ -36,17 +35,16 @@ class Composer:
 
     def __init__(self, conf: Path) -> None:
         self.conf = conf
-        self._read = cache(self._read_file)
-        self._option = cache(self._load_option)
+        self.offered = Options(conf)
+        self._option = cache(self._placed_option)
+        self._own = cache(self._read_own)
         self._merged = cache(self._merge_options)
         self._seedless = cache(self._resolve_seedless)
         self._specs: dict[tuple[str, str, str, int], RunSpec] = {}
 
     def options(self, group: str) -> list[str]:
-        """The names a group offers; files whose name begins with _ are bases, not options."""
-        folder = self.conf / group
-        files = (path.relative_to(folder) for path in folder.rglob("*.yaml"))
-        return sorted(str(path.with_suffix("")) for path in files if path.name[0] != "_")
+        """The names a group offers."""
+        return self.offered.names(group)
 
     def spec(self, task: str, method: str, tier: str, seed: int) -> RunSpec:
         """The run of these choices, with its parents; asked for again, it is the same object.
@@ -88,7 +86,7 @@ class Composer:
         whole = self._seedless(task, method, tier)
         if whole is None:
             merged = self._merged(task, method, tier) | {"seed": seed}
-            return resolve(merged, f"{task} with {method} at tier {tier}")
+            return self._resolve(merged, task, method, tier)
         return whole | {"seed": seed}
 
     def _resolve_seedless(self, task: str, method: str, tier: str) -> dict[str, Any] | None:
@@ -96,14 +94,25 @@ class Composer:
         merged = self._merged(task, method, tier)
         if refers_to_seed(merged):
             return None
-        return resolve(merged, f"{task} with {method} at tier {tier}")
+        return self._resolve(merged, task, method, tier)
+
+    def _resolve(
+        self, merged: Mapping[str, Any], task: str, method: str, tier: str
+    ) -> dict[str, Any]:
+        def mended(path: str) -> str:
+            group, _, key = path.partition(".")
+            file = self.offered.shown(self.offered.find("task", task).file)
+            if group != "budget":
+                return f"which the {group} lacks; the task is {file}"
+            wanted = f"tiers: {{{tier}: {{{key}: ...}}}}"
+            return f"which has no value; the task has no budget for this tier: {file}, `{wanted}`"
+
+        return resolve(merged, f"{task} with {method} at tier {tier}", mended)
 
     def _merge_options(self, task: str, method: str, tier: str) -> dict[str, Any]:
         """The config of these choices without a seed, its references not resolved yet."""
-        choices = {"task": task, "method": method, "tier": tier}
-        for group, name in choices.items():
-            if not (self.conf / group / f"{name}.yaml").is_file():
-                raise unknown(group, name, self.options(group))
+        for group, name in (("task", task), ("method", method), ("tier", tier)):
+            self.offered.find(group, name)
         merged: dict[str, Any] = {}
         for group, name in (
             ("task", task),
@@ -113,62 +122,34 @@ class Composer:
             ("budget", f"{task}/{tier}"),
         ):
             merged = merge(merged, self._option(group, name))
-        own = self._read("config")
-        merged = merge(merged, {key: own[key] for key in own if key not in ("hydra", "seed")})
+        merged = merge(merged, self._own())
         merged = merge(merged, self._option("local", "default"))
         return identifying(merged) | {"tier": merged["tier"]}
 
+    def _read_own(self) -> dict[str, Any]:
+        """What config.yaml itself says of a run."""
+        own = read_yaml(self.conf / "config.yaml") or {}
+        return {key: own[key] for key in own if key not in ("defaults", "hydra", "seed")}
+
     def setting(self, group: str, name: str) -> dict[str, Any]:
         """A group that no run's id depends on (trainer, logger, cluster), with local changes."""
-        if not (self.conf / group / f"{name}.yaml").is_file():
-            raise unknown(group, name, self.options(group))
+        self.offered.find(group, name)
         merged = merge(self._option(group, name), self._option("local", "default"))
-        return copy.deepcopy(merged[group])
+        return copy.deepcopy(resolve({group: merged[group]}, f"{group}={name}")[group])
 
     def local(self, group: str) -> Any:
         """What conf/local/default.yaml says of a group; an empty mapping where it says nothing."""
         return self._option("local", "default").get(group) or {}
 
-    def _read_file(self, name: str) -> dict[str, Any]:
-        path = self.conf / f"{name}.yaml"
-        content = read_yaml(path)
-        if content is not None and not isinstance(content, dict):
-            raise UserError(f"{path} must hold a mapping, not a {type(content).__name__}")
-        content = content or {}
-        content.pop("defaults", None) if name == "config" else None
-        return content
-
-    def _load_option(self, group: str, name: str) -> dict[str, Any]:
+    def _placed_option(self, group: str, name: str) -> dict[str, Any]:
         """One group's option placed at its package; an option that is not there adds nothing."""
-        path = self.conf / group / f"{name}.yaml"
-        if not path.is_file():
+        if name not in self.offered.group(group):
             return {}
-        content = self._inherit(group, name)
-        header = path.read_text().lstrip().split("\n", 1)[0]
-        if re.match(r"#\s*@package\s+_global_\s*$", header):
-            return content
-        if group == "local" and content:
-            raise UserError(
-                f"{path} must begin with the line '# @package _global_', "
-                "without which nothing reads what stands in it"
-            )
-        return {group: content}
-
-    def _inherit(self, group: str, name: str) -> dict[str, Any]:
-        own = copy.deepcopy(self._read(f"{group}/{name}"))
-        merged: dict[str, Any] = {}
-        for entry in own.pop("defaults", ["_self_"]):
-            if entry == "_self_":
-                merged = merge(merged, own)
-                continue
-            base = BASE.match(entry) if isinstance(entry, str) else None
-            if base is None or base[1] != group:
-                raise UserError(
-                    f"{group}/{name}.yaml: a default must be _self_ or "
-                    f"/{group}/<base>@_here_, not {entry!r}"
-                )
-            merged = merge(merged, self._inherit(group, base[2]))
-        return merged
+        content = self.offered.settings(group, name)
+        package = self.offered.find(group, name).package or group
+        for key in reversed(package.split(".") if package != "_global_" else []):
+            content = {key: content}
+        return content
 
 
 def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: str, parent_spec):
@@ -191,29 +172,6 @@ def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: st
     )
 
 
-@dataclass(frozen=True)
-class Overlaid:
-    """A mapping over the one that a reference names, known once the reference is resolved."""
-
-    reference: str
-    over: dict[str, Any]
-
-
-def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Mappings merge key by key, also over a reference to one; everything else is replaced."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(value, Mapping) and isinstance(below, Mapping):
-            value = merge(below, value)
-        elif isinstance(value, Mapping) and isinstance(below, Overlaid):
-            value = Overlaid(below.reference, merge(below.over, value))
-        elif isinstance(value, Mapping) and isinstance(below, str) and REFERENCE.match(below):
-            value = Overlaid(below, dict(value))
-        merged[key] = value
-    return merged
-
-
 def refers_to_seed(value: Any) -> bool:
     """Whether a value, or any value inside it, is `${seed}`."""
     if isinstance(value, Overlaid):
@@ -225,11 +183,18 @@ def refers_to_seed(value: Any) -> bool:
     return value == "${seed}"
 
 
-def resolve(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Replaces every `${a.b}` by the value at that path.
+def resolve(
+    config: Mapping[str, Any], where: str, mended: Callable[[str], str] | None = None
+) -> dict[str, Any]:
+    """Replaces every `${a.b}` by the value at that path, and `${oc.env:NAME}` as OmegaConf does.
+
+    Args:
+        where: what messages call the config.
+        mended: what to say of a path that is not there, and where to write it.
 
     Raises:
-        UserError: for a path that is not there, a missing value (`???`) or a circle.
+        UserError: for a path that is not there, a missing value (`???`), a circle, or a reference
+            of another kind.
     """
 
     def look_up(path: str, asked: tuple[str, ...]) -> Any:
@@ -238,11 +203,8 @@ def resolve(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         value: Any = config
         for key in path.split("."):
             if not isinstance(value, Mapping) or key not in value:
-                raise UserError(
-                    f"{where} does not fit together: it needs {path}, which "
-                    + ("has no value" if path.startswith("budget.") else "the task lacks")
-                    + ("; the task has no budget for this tier" if path[:7] == "budget." else "")
-                )
+                lacking = mended(path) if mended else "which is not there"
+                raise UserError(f"{where} does not fit together: it needs {path}, {lacking}")
             value = value[key]
         return walk(value, (*asked, path))
 
@@ -254,11 +216,32 @@ def resolve(config: Mapping[str, Any], where: str) -> dict[str, Any]:
             return {key: walk(item, asked) for key, item in value.items()}
         if isinstance(value, list):
             return [walk(item, asked) for item in value]
-        if isinstance(value, str):
-            if value == "???":
-                raise UserError(f"{where}: a setting is left open (???)")
+        if value == "???":
+            raise UserError(f"{where}: a setting is left open (???)")
+        if isinstance(value, str) and "${" in value:
             reference = REFERENCE.match(value)
-            return look_up(reference[1], asked) if reference else value
+            return look_up(reference[1], asked) if reference else _from_surroundings(value, where)
         return value
 
     return walk(config, ())
+
+
+def _from_surroundings(text: str, where: str) -> Any:
+    """A text with `${oc.env:NAME}` in it, as OmegaConf resolves it.
+
+    Raises:
+        UserError: for every other reference inside a text, which is not composed here.
+    """
+    if text.count("${") != len(RESOLVER.findall(text)):
+        raise UserError(
+            f"{where}: {text!r} cannot be read; a reference is a whole value such as "
+            "${task.width}, or ${oc.env:NAME}"
+        )
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_container(OmegaConf.create({"text": text}), resolve=True)["text"]
+    except OmegaConfBaseException as error:
+        sentence = " ".join(str(error).split("\n")[0].split())
+        raise UserError(f"{where}: {text!r} cannot be resolved: {sentence}") from None

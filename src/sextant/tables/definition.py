@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from sextant.options import Options
 from sextant.tables.parsing import parse
 from sextant.tables.reading import TableError, nearest, read_yaml
 from sextant.tables.register import Register, read_register
@@ -146,21 +147,18 @@ def tier_seeds(definition: TableDefinition, tier: str) -> tuple[int, ...]:
 
 
 def check_configs(definition: TableDefinition, root: Path) -> None:
-    """Checks that each task and method of the table has a config file under `conf/`.
+    """Checks that each task and method of the table is an option of `conf/`.
 
     Raises:
         TableError: one is missing; the nearest existing name is given.
     """
     used = [("columns", c.key, "task", str(c.task)) for c in definition.columns]
     used += [("rows", r.key, "method", r.method) for r in definition.rows]
-    known: dict[str, list[str]] = {}
-    for group in ("task", "method"):
-        folder = root / "conf" / group
-        found = sorted(folder.rglob("*.yaml"))
-        known[group] = [path.relative_to(folder).with_suffix("").as_posix() for path in found]
+    options = Options(root / "conf")
+    known = {group: options.names(group) for group in ("task", "method")}
     for part, key, group, name in used:
         if name not in known[group]:
             raise TableError(
-                f"{definition.file}: {part}.{key}.{group} is {name!r}, but there is no file "
-                f"conf/{group}/{name}.yaml{nearest(name, known[group])}"
+                f"{definition.file}: {part}.{key}.{group} is {name!r}, which no file of "
+                f"conf/{group} offers{nearest(name, known[group])}"
             )

@@ -33,7 +33,10 @@ def main(arguments: list[str]) -> int:
         return 0
     import hydra
 
+    from sextant.runs.hydra_store import register
+
     project = find_project()
+    register(project.conf)
     _check(project.conf, arguments)
     results: list[dict[str, Any]] = []
     problems: list[BaseException] = []
@@ -47,8 +50,7 @@ def main(arguments: list[str]) -> int:
                 raise  # the list stays on the node; the launching call learns of what is raised
             problems.append(problem)
 
-    conf = str(project.conf)
-    app = hydra.main(version_base="1.3", config_path=conf, config_name="config")(job)
+    app = hydra.main(version_base="1.3", config_path=None, config_name="config")(job)
     kept = sys.argv
     sys.argv = ["sextant run", *arguments]
     try:
@@ -62,9 +64,10 @@ def main(arguments: list[str]) -> int:
 
 def _check(conf, arguments: list[str]) -> None:
     """Turns a mistake in the overrides into one sentence before Hydra prints many."""
-    from hydra import compose, initialize_config_dir
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+
+    from sextant.runs.hydra_store import composed
 
     overrides = [
         argument
@@ -81,15 +84,15 @@ def _check(conf, arguments: list[str]) -> None:
     if any(flag in arguments for flag in ("--multirun", "-m", "--info")):
         return
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
-            compose("config", overrides=overrides)
+        composed(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise _as_sentence(error, conf, overrides) from None
+        raise _as_sentence(error, overrides) from None
 
 
-def _as_sentence(error: Exception, conf, overrides: list[str]) -> UserError:
-    from hydra import compose, initialize_config_dir
+def _as_sentence(error: Exception, overrides: list[str]) -> UserError:
     from omegaconf import OmegaConf
+
+    from sextant.runs.hydra_store import composed
 
     text = " ".join(str(error).split())
     unknown_key = re.search(r"Could not override '([\w.@/]+)'", text)
@@ -97,8 +100,7 @@ def _as_sentence(error: Exception, conf, overrides: list[str]) -> UserError:
         return UserError(text)
     path = unknown_key[1].split(".")
     kept = [entry for entry in overrides if entry.partition("=")[0] in ("task", "method", "tier")]
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        level = OmegaConf.to_container(compose("config", overrides=kept))
+    level = OmegaConf.to_container(composed(kept))
     for depth, key in enumerate(path):
         if not isinstance(level, dict) or key not in level:
             where = ".".join(path[:depth]) or "the config"
@@ -117,12 +119,14 @@ def _carry_out(config: Any) -> dict[str, Any]:
     project = find_project()
     choices = HydraConfig.get().runtime.choices
     task, method, tier = choices["task"], choices["method"], choices["tier"]
+    composer = Composer(project.conf)
     try:
         resolved = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
+        # Where no override is at fault, the composer says what to write where.
+        composer.config(task, method, tier, 0)
         sentence = " ".join(str(error).split("\n")[0].split())
         raise UserError(f"{task} with {method} at tier {tier} does not fit: {sentence}") from None
-    composer = Composer(project.conf)
 
     def parent_spec(parent: dict[str, Any]) -> RunSpec:
         seed = parent.get("seed", "same")

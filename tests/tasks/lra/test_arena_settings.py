@@ -5,12 +5,12 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from sextant.runs.build import build
 from sextant.runs.compose import Composer
+from sextant.runs.hydra_store import composed as composed_by_hydra
+from sextant.runs.hydra_store import register
 from tasks.lra.pathfinder import PathfinderLaw, law_of_side
 
 ROOT = Path(__file__).parents[3]
@@ -28,8 +28,8 @@ SKYFORMER = {
 
 
 def composed(command):
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return OmegaConf.to_container(compose("config", overrides=command.split()), resolve=True)
+    register(ROOT / "conf")
+    return OmegaConf.to_container(composed_by_hydra(command.split()), resolve=True)
 
 
 @pytest.mark.parametrize("tier", ["smoke", "small", "gpu", "paper"])
@@ -76,9 +76,11 @@ def test_linformer_at_its_random_start_learns_its_matrix_no_more():
 
 
 def test_every_task_of_the_arena_has_a_budget_for_every_tier():
-    tasks = {path.stem for path in (ROOT / "conf/task/lra").glob("[!_]*.yaml")}
+    tasks = [name for name in COMPOSER.options("task") if name.startswith("lra/")]
+    assert len(tasks) == 6
     for task in tasks:
-        folder = ROOT / "conf/budget/lra" / task
-        budgets = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob("*.yaml")}
-        assert set(budgets) == {"smoke", "small", "gpu", "paper"}
-        assert len({frozenset(budget) for budget in budgets.values()}) == 1
+        budgets = [
+            COMPOSER.offered.settings("budget", f"{task}/{tier}")
+            for tier in ("smoke", "small", "gpu", "paper")
+        ]
+        assert len({frozenset(budget) for budget in budgets}) == 1
