@@ -213,6 +213,22 @@ def test_variants_differ_from_their_file_and_from_each_other(conf):
     assert found == [{"b": 1, "c": 2}, {"b": 3, "c": 2}, {"b": 3, "c": 4}, {"b": 1, "c": 2, "d": 5}]
 
 
+def test_an_attention_is_put_into_the_wrappers_that_it_names(conf):
+    composer = conf(
+        **{
+            "wrapper/x": "version: 1\nmodule: {attention: {heads: 2}, longest: null}",
+            "wrapper/y": "version: 1\nmodule: {network: {attention: {length: '${task.version}'}}}",
+            "attention/a": "_target_: A\nfeatures: 8\nmethods:\n  x/a:\n"
+            "  x/b: &b {features: 4, around: {module: {longest: 9}}}\n"
+            "  x/c: {<<: *b, wrapper: y}",
+        }
+    )
+    a, b, c = (composer.config("t", f"x/{name}", "small", 0)["method"]["module"] for name in "abc")
+    assert a == {"attention": {"_target_": "A", "heads": 2, "features": 8}, "longest": None}
+    assert b == {"attention": {"_target_": "A", "heads": 2, "features": 4}, "longest": 9}
+    assert c["network"] == {"attention": {"_target_": "A", "length": 1, "features": 4}}
+
+
 def test_the_environment_is_read_as_hydra_reads_it(conf, monkeypatch):
     monkeypatch.setenv("SOMEWHERE", "here")
     said = "{entity: '${oc.env:SOMEWHERE}', note: 'in ${oc.env:SOMEWHERE}'}"
