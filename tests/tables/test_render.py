@@ -7,9 +7,9 @@ import sys
 import pytest
 from rich.console import Console
 
-from sextant.tables.latex import escape, latex
-from sextant.tables.render import comma_separated, markdown, terminal, write_all
+from sextant.tables.render import comma_separated, latex, markdown, terminal, write_all
 from sextant.tables.table import build
+from sextant.tables.templating import tex
 
 
 def accuracy(row, column, seed, at):
@@ -148,7 +148,7 @@ def test_the_best_is_bold_in_the_terminal(plane_table):
     ],
 )
 def test_tex_escapes(text, expected):
-    assert escape(text) == expected
+    assert tex(text) == expected
 
 
 def test_tex_is_balanced_and_aligned(arena_table, plane_table):

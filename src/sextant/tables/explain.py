@@ -10,6 +10,7 @@ import yaml
 
 from sextant.runs.spec import run_command
 from sextant.tables.reading import TableError
+from sextant.tables.records import metric_name, outcome, settings_of
 from sextant.tables.schema import Column, Line
 from sextant.tables.table import Table
 from sextant.tables.texts import cell_text, seed_list
@@ -87,10 +88,10 @@ def _runs(table: Table, lines: list[Line], column: Column) -> list[str]:
 def _outcome(record: Mapping[str, Any], lines: list[Line], column: Column) -> str:
     if record["status"] != "done":
         message = record.get("message")
-        return f"failed ({record.get('reason', 'error')})" + (f": {message}" if message else "")
+        return outcome(record) + (f": {message}" if message else "")
     scores = []
     for line in lines:
-        metric = column.metric if line.at is None else f"{column.metric}@{line.at}"
+        metric = metric_name(line, column)
         score = record["scores"].get(metric)
         if score is None:
             scores.append(f"{metric} not scored")
@@ -127,6 +128,5 @@ def _origin(record: Mapping[str, Any]) -> list[str]:
 
 def _settings(record: Mapping[str, Any]) -> str:
     """The settings as YAML without the seed, so that runs of one cell share them."""
-    spec = {key: value for key, value in (record.get("spec") or {}).items() if key != "seed"}
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-    return yaml.dump(spec, Dumper=dumper, sort_keys=True, allow_unicode=True)
+    return yaml.dump(settings_of(record), Dumper=dumper, sort_keys=True, allow_unicode=True)

@@ -12,9 +12,8 @@ from pathlib import Path
 
 from sextant.tables.reading import TableError
 from sextant.tables.register import Register
-from sextant.tables.render import markdown_claims, markdown_grid
 from sextant.tables.table import Table
-from sextant.tables.texts import file_stem
+from sextant.tables.templating import render
 
 PAGES = ("README.md", "REPRODUCE.md")
 PRINTED = {"full": "all known", "part": "partly known", "none": "not known"}
@@ -28,11 +27,13 @@ def parts(register: Register, tables: Mapping[int, Sequence[Table]]) -> dict[str
         tables: the filled tables of each built number, lowest tier first; empty where a table is
             built and has no result yet.
     """
-    found = {"register": "\n".join(_register(register, tables))}
-    for number, filled in tables.items():
-        if filled:
-            found[f"table {number}"] = "\n".join(_excerpt(filled[-1]))
-    return found
+    listed = render("register.md", register=register, tables=tables, PRINTED=PRINTED)
+    excerpts = {
+        f"table {number}": render("excerpt.md", table=filled[-1])
+        for number, filled in tables.items()
+        if filled
+    }
+    return {"register": listed.rstrip("\n")} | {n: e.rstrip("\n") for n, e in excerpts.items()}
 
 
 def fill_page(text: str, generated: Mapping[str, str], name: str) -> str:
@@ -67,47 +68,3 @@ def write_pages(root: Path, generated: Mapping[str, str]) -> list[Path]:
             os.replace(beside, path)
             written.append(path)
     return written
-
-
-def _excerpt(table: Table) -> list[str]:
-    page = f"results/tables/{file_stem(table)}.{table.tier}.md"
-    return [
-        f"Table {table.definition.number}, {table.definition.title.lower()}, tier {table.tier} "
-        f"([whole page]({page})):",
-        "",
-        *markdown_grid(table),
-        "",
-        *markdown_claims(table),
-    ]
-
-
-def _register(register: Register, tables: Mapping[int, Sequence[Table]]) -> list[str]:
-    lines = [
-        "| N | table | paper, place | printed values | tier small runs on | state |",
-        "|---:|---|---|---|---|---|",
-    ]
-    for number, entry in sorted(register.entries.items()):
-        title = f"{entry.id}: {entry.title}"
-        paper = register.names[entry.paper]
-        state = _state(tables[number]) if number in tables else "not built yet"
-        cells = [str(number), title, f"{paper}, {entry.place}", PRINTED[entry.printed]]
-        lines.append(f"| {' | '.join([*cells, entry.small_data, state])} |")
-    return lines
-
-
-def _state(filled: Sequence[Table]) -> str:
-    if not filled:
-        return "built, nothing run yet"
-    said = []
-    for table in filled:
-        planned = {run_id for runs in table.planned.values() for _, run_id in runs}
-        done = sum(record["status"] == "done" for record in table.records.values())
-        claims = [claim.status for claim in table.claims]
-        counted = ", ".join(
-            f"{claims.count(status)} {status.replace('_', ' ')}"
-            for status in ("holds", "fails", "inconclusive", "not_run")
-            if status in claims
-        )
-        page = f"results/tables/{file_stem(table)}.{table.tier}.md"
-        said.append(f"[{table.tier}]({page}): {done} of {len(planned)} runs; claims: {counted}")
-    return "; ".join(said)

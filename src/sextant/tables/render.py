@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sextant.tables.latex import latex
 from sextant.tables.schema import TIERS
 from sextant.tables.table import Table, to_json
+from sextant.tables.templating import render
 from sextant.tables.texts import (
     SYMBOLS,
     cell_text,
@@ -71,7 +71,9 @@ def terminal(table: Table, console: Console | None = None) -> None:
     console.print(Text(subtitle(table)))
     console.print(grid)
     for claim in table.claims:
-        console.print(Text(f"{SYMBOLS[claim.status]} {_status(claim.status)}: {claim.text}"))
+        console.print(
+            Text(f"{SYMBOLS[claim.status]} {claim.status.replace('_', ' ')}: {claim.text}")
+        )
         console.print(Text(f"  {claim.figure}", style="dim"))
     for heading, items in footers(table):
         shown = [f"{heading}: {items[0]}"] if len(items) == 1 else [f"{heading}:"]
@@ -79,71 +81,14 @@ def terminal(table: Table, console: Console | None = None) -> None:
         console.print(Text("\n".join(shown), style="dim"))
 
 
-def _status(status: str) -> str:
-    return status.replace("_", " ")
-
-
 def markdown(table: Table) -> str:
     """The table as a GitHub-flavoured Markdown page."""
-    lines = [f"# {_plain(title(table))}", "", _plain(subtitle(table)), "", *markdown_grid(table)]
-    if table.claims:
-        lines += ["", f"## Claims, at tier {table.tier}", "", *markdown_claims(table)]
-    lines += ["", "## What stands behind it", ""]
-    for heading, items in footers(table):
-        if len(items) == 1:
-            lines.append(f"- **{heading}**: {_plain(items[0])}")
-        else:
-            lines += [f"- **{heading}**:", *(f"  - {_plain(item)}" for item in items)]
-    stem = f"{file_stem(table)}.{table.tier}"
-    lines += [
-        f"- **For tools**: [{stem}.json]({stem}.json), [{stem}.csv]({stem}.csv)",
-        f"- **Made by**: `make reproduce-table-{table.definition.number} TIER={table.tier}`",
-    ]
-    return "\n".join(lines) + "\n"
+    return render("table.md", table=table)
 
 
-def markdown_grid(table: Table) -> list[str]:
-    """The lines of the Markdown table alone; the best of a group is bold."""
-    columns, axis = table.definition.all_columns, table.definition.axis
-    head = ["", *(f"{_plain(c.label)} ({_plain(column_note(c))})" for c in columns)]
-    rule = ["---", *("---:" for _ in columns)]
-    if axis is not None:
-        head.insert(0, _plain(axis))
-        rule.insert(0, "---:")
-    lines = [_bar(head), _bar(rule)]
-    for point, _, members in groups(table):
-        best = {c.key: table.best(c, point) for c in columns}
-        for line in members:
-            row = [_plain(row_label(line.row))]
-            for column in columns:
-                shown = cell_text(table.cells[line.key, column.key], column)
-                ours = _plain(shown.ours)
-                ours = f"**{ours}**" if line.key in best[column.key] else ours
-                ours = f"{ours} {_plain(shown.mark)}" if shown.mark else ours
-                row.append(f"{ours}<br>{_plain(shown.printed)}" if shown.printed else ours)
-            if axis is not None:
-                row.insert(0, "once" if point is None else str(point))
-            lines.append(_bar(row))
-    return lines
-
-
-def markdown_claims(table: Table) -> list[str]:
-    """One list item a claim: its status, its sentence and the figure behind the verdict."""
-    lines = []
-    for claim in table.claims:
-        status = f"{SYMBOLS[claim.status]} **{_status(claim.status)}**"
-        lines.append(f"- {status}: {_plain(claim.text)}  ")
-        lines.append(f"  {_plain(claim.figure)}")
-    return lines
-
-
-def _bar(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    return re.sub(r"([\\|*_<>`~$\[\]])", r"\\\1", text.replace("\n", " "))
+def latex(table: Table) -> str:
+    """The table as a TeX float for the booktabs package."""
+    return render("table.tex", table=table)
 
 
 def comma_separated(table: Table) -> str:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from typing import Any, NamedTuple
 
 from sextant.tables.cells import Cell, run_cell, summary_cell, verdict
@@ -70,16 +71,24 @@ class Table:
         Reference rows and cells with holes do not compete; lines that print the same number
         share the honour; a single competitor has none.
         """
-        lines = [line for line in self.definition.lines if line.at == at and not line.row.reference]
-        means = {
-            line.key: round(cell.mean, column.digits)
-            for line in lines
-            if (cell := self.cells[line.key, column.key]).complete and cell.mean is not None
-        }
-        if len(means) < 2:
-            return frozenset()
-        top = max(map(column.quality, means.values()))
-        return frozenset(key for key, value in means.items() if column.quality(value) == top)
+        return self._best.get((column.key, at), frozenset())
+
+    @cached_property
+    def _best(self) -> dict[tuple[str, int | None], frozenset[str]]:
+        found = {}
+        points = {line.at for line in self.definition.lines}
+        for column, at in product(self.definition.all_columns, points):
+            means = {
+                line.key: round(cell.mean, column.digits)
+                for line in self.definition.lines
+                if line.at == at and not line.row.reference
+                if (cell := self.cells[line.key, column.key]).complete and cell.mean is not None
+            }
+            if len(means) > 1:
+                top = max(map(column.quality, means.values()))
+                best = (key for key, value in means.items() if column.quality(value) == top)
+                found[column.key, at] = frozenset(best)
+        return found
 
 
 def build(

@@ -50,6 +50,12 @@ def cell_text(cell: Cell, column: Column) -> CellText:
     return CellText(ours, mark, _printed(cell.published, cell.verdict, column.digits))
 
 
+def line_texts(table: Table, line: Line) -> list[tuple[Column, CellText]]:
+    """What stands in the cells of a line."""
+    columns = table.definition.all_columns
+    return [(column, cell_text(table.cells[line.key, column.key], column)) for column in columns]
+
+
 def _number(value: float | None, std: float | None, digits: int) -> str:
     spread = "" if std is None else f" ± {std:.{digits}f}"
     return f"{value:.{digits}f}{spread}"

@@ -62,11 +62,9 @@ def _grid(table: Table, columns: Sequence[Column]) -> dict[str, Any]:
     for column in columns:
         places.append((column, index))
         index += 2 if column.key in beside else 1
-    points = {line.at for line in table.definition.lines}
     return {
         "columns": places,
         "beside": beside,
-        "best": {(c.key, at): table.best(c, at) for c in columns for at in points},
         "why_empty": why_empty,
         "VERDICTS": VERDICTS,
     }
