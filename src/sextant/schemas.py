@@ -32,7 +32,7 @@ Fault = tuple[Location, str]
 class Schema(BaseModel):
     """A mapping of a file: fields that are not declared are refused, values never converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 S = TypeVar("S", bound=Schema)
@@ -109,10 +109,14 @@ def checked(
     try:
         return schema.model_validate(content)
     except ValidationError as found:
+        details = found.errors(include_url=False)
+        spoilt = {detail["loc"][:-1] for detail in details}
         lines = []
-        for detail in found.errors(include_url=False):
-            where = file if isinstance(file, str) else file(detail["loc"])
-            lines.append(f"{where}: {_sentence(schema, detail)}")
+        for detail in details:
+            # a list is also called too short where entries of it are wrong
+            if detail["type"] != "too_short" or detail["loc"] not in spoilt:
+                where = file if isinstance(file, str) else file(detail["loc"])
+                lines.append(f"{where}: {_sentence(schema, detail)}")
         raise error("\n".join(dict.fromkeys(lines))) from None
 
 
@@ -129,9 +133,8 @@ WANTED = {
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
     "model_type": "a mapping",
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
 }
 
 

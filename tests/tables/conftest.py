@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from sextant.tables.parsing import parse
+from sextant.schemas import checked
+from sextant.tables.reading import TableError
 from sextant.tables.schema import TableDefinition
+from sextant.tables.table_file import TableFile
 
 PLANE = """
 number: 12
@@ -97,7 +99,8 @@ def define(text: str, change: Callable[[dict[str, Any]], Any] | None = None) -> 
     content = yaml.safe_load(text)
     if change is not None:
         change(content)
-    return parse("tasks/x/tables/t.yaml", content)
+    file = "tasks/x/tables/t.yaml"
+    return checked(TableFile, content, file, TableError).definition(file)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 
-from sextant.errors import UserError
 from sextant.tables.definition import (
     TableError,
     check_configs,
@@ -14,6 +13,39 @@ from sextant.tables.definition import (
 )
 
 FILE = "tasks/x/tables/t.yaml"
+
+
+DELETE = object()
+FAULTS = {
+    "number": (True, "number must be a whole number, got True"),
+    "title": ("", "title must be a text, got ''"),
+    "paper.printed": ("non", "paper.printed is 'non'; allowed: full, part, none; nearest match: "
+                      "none"),
+    "data": ({"smal": "y"}, "data names 'smal'; allowed: smoke, small, gpu, paper; nearest match: "
+             "small"),
+    "seeds.small": ([0, 0], "seeds.small must be different numbers, got [0, 0]"),
+    "seeds.paper": (3, "seeds.paper must be a list, got 3"),
+    "checkpoint.because": (DELETE, "checkpoint.because is missing"),
+    "evaluations.at": ([-1], "evaluations.at[0] must be at least 0, got -1"),
+    "columns.moons.digits": ("3", "columns.moons.digits must be a whole number, got '3'"),
+    "columns.moons.metrics": ("w2", "columns.moons.metrics is not a field of columns.moons; "
+                              "allowed: at, better, digits, guard, label, metric, target, task, "
+                              "unit; nearest match: metric"),
+    "columns.Moons": ({}, "columns.Moons is not a name of lower-case letters, digits and "
+                      "underscores"),
+    "rows.floor": ("x", "rows.floor must be a mapping, got 'x'"),
+    "margin.absolute": (0, "margin.absolute must be above 0, got 0"),
+    "published": ({"ot_exact@1": {"moons": "FAILED"}}, "published.ot_exact@1.moons is 'FAILED'; "
+                  "allowed: a number, a mapping with mean, or one of FAIL, NA, not found; nearest "
+                  "match: FAIL"),
+    "claims.ot_better.than": ("mean_flow@1", "claims.ot_better.than must be a number, {row: name} "
+                              "or {rows: [names]}"),
+    "figures.samples.make": ("plane figure", "figures.samples.make must be a function in dotted "
+                             "form, got 'plane figure'"),
+    "claim": ({}, "claim is not a field of the file; allowed: assumptions, checkpoint, claims, "
+              "columns, data, deviations, evaluations, figures, id, margin, number, paper, "
+              "published, rows, seeds, summary, title; nearest match: claims"),
+}  # fmt: skip
 
 
 def put(path, value):
@@ -31,146 +63,102 @@ def put(path, value):
     return change
 
 
-DELETE = object()
+def refused(define, change) -> list[str]:
+    with pytest.raises(TableError) as caught:
+        define(change)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"{FILE}: ") for line in lines)
+    return [line.removeprefix(f"{FILE}: ") for line in lines]
+
+
+def test_every_fault_of_a_file_is_a_line(define_plane):
+    def spoil(content):
+        for path, (value, _) in FAULTS.items():
+            put(path, value)(content)
+
+    found = refused(define_plane, spoil)
+    assert set(found) - {sentence for _, sentence in FAULTS.values()} == {
+        f"columns.Moons.{name} is missing" for name in ("label", "better", "task", "metric")
+    }
+    assert len(found) == len(FAULTS) + 4
+
+
 CLAIM = "claims.ot_better"
+AVERAGE = {"over": ["moons", "gausians"]}
 
 
 @pytest.mark.parametrize(
-    ("change", "sentence"),
+    ("path", "value", "sentence"),
     [
-        (put("number", 0), "number must be a whole number >= 1, got 0"),
-        (put("number", True), "number must be a whole number >= 1, got True"),
-        (put("number", DELETE), "number is missing"),
-        (put("title", ""), "title must be a text, got ''"),
-        (put("title", DELETE), "title is missing"),
-        (put("paper", "otmf"), "paper must be a mapping, got 'otmf'"),
-        (
-            put("paper.printed", "non"),
-            "paper.printed is 'non'; allowed: full, part, none; nearest match: none",
-        ),
-        (put("data", {"small": "x", "smal": "y"}), "data names the tier 'smal'; allowed: smoke, "
-         "small, gpu, paper; nearest match: small"),
-        (put("seeds", {}), "seeds must give the seeds of at least one tier of smoke, small, gpu, "
-         "paper"),
-        (put("seeds.tiny", [0]), "seeds names the tier 'tiny'; allowed: smoke, small, gpu, paper"),
-        (put("seeds.small", [0, 0]),
-         "seeds.small must be a list of different whole numbers >= 0, got [0, 0]"),
-        (put("seeds.small", 3),
-         "seeds.small must be a list of different whole numbers >= 0, got 3"),
-        (put("checkpoint.use", "lats"),
-         "checkpoint.use is 'lats'; allowed: last, best; nearest match: last"),
-        (put("checkpoint.use", "best"),
-         "checkpoint.by is missing: the best checkpoint needs a validation metric"),
-        (put("checkpoint.by", "test/w2"),
-         "checkpoint.by is 'test/w2', but test data never select anything"),
-        (put("columns", {}), "columns must name at least one column"),
-        (put("columns.moons.better", "lowest"), "columns.moons.better is 'lowest'; allowed: higher,"
-         " lower; nearest match: lower"),
-        (put("columns.moons.digits", "3"), "columns.moons.digits must be a whole number >= 0, got "
-         "'3'"),
-        (put("columns.moons.metrics", "w2"), "columns.moons.metrics is not a field of columns.moons"
-         "; allowed: at, better, digits, label, metric, target, task, unit; nearest match: metric"),
-        (put("columns.moons.at", [1, 3]), "columns.moons.at names the point '3'; allowed: 1, 2"),
-        (put("columns.Moons", {}), "columns.Moons is not a name of lower-case letters, digits and "
-         "underscores"),
-        (put("rows", {}), "rows must name at least one row"),
-        (put("rows.floor.reference", "yes"), "rows.floor.reference must be true or false, got "
-         "'yes'"),
-        (put("rows.floor.at", "twice"), "rows.floor.at must be a list of different whole numbers "
-         ">= 0, got 'twice'"),
-        (put("rows.floor.deviations", "one"), "rows.floor.deviations must be a list of texts, got "
-         "'one'"),
-        (put("rows.floor.not_applicable", {"moon": "no"}), "rows.floor.not_applicable names the "
-         "column 'moon'; allowed: gaussians, moons; nearest match: moons"),
-        (put("evaluations.at", []), "evaluations.at must be a list of different whole numbers >= 0,"
-         " got []"),
-        (put("summary", {"moons": {"over": ["moons", "gaussians"]}}),
-         "summary.moons has the name of a column"),
-        (put("summary", {"avg": {"over": ["moons"]}}),
-         "summary.avg.over must list at least two columns"),
-        (put("summary", {"avg": {"over": ["moons", "gausians"]}}), "summary.avg.over names the "
-         "column 'gausians'; allowed: gaussians, moons; nearest match: gaussians"),
-        (put("summary", {"avg": {"over": ["moons", "gaussians"], "require": "some"}}),
-         "summary.avg.require is 'some'; allowed: all"),
-        (put("margin.absolute", 0), "margin.absolute must be above zero, got 0"),
-        (put("margin.absolute", "1e-3"), "margin.absolute must be a finite number, got '1e-3'"),
-        (put("margin.absolute", float("nan")), "margin.absolute must be a finite number, got nan"),
-        (put("margin.because", DELETE), "margin.because is missing"),
-        (put("margin.mons", {}), "margin names the column 'mons'; allowed: absolute, because, "
-         "gaussians, moons; nearest match: moons"),
-        (put("margin", {}), "margin.absolute is missing"),
-        (put("margin.moons", {"absolute": 1}), "margin.moons.because is missing"),
-        (put("published", {"ot_exact@1": {"moons": 0.3}}),
-         "published has values, but paper.printed is none"),
-        (put("paper.printed", "full"), "published is empty, but paper.printed is full"),
-        (put("published", {"ot_exact": {"moons": 0.3}}), "published names the row 'ot_exact' "
-         "without a point of the evaluation axis; allowed: ot_exact@1, ot_exact@2"),
-        (put("published", {"ot_exactly@1": {}}), "published names the row 'ot_exactly@1'; allowed: "
-         "mean_flow@1, ot_exact@1, floor@1, mean_flow@2, ot_exact@2; nearest match: ot_exact@1"),
-        (put("published", {"ot_exact@1": {"moon": 1}}), "published.ot_exact@1 names the column "
+        ("checkpoint.use", "best",
+         "checkpoint lacks by: the best checkpoint needs a validation metric"),
+        ("checkpoint.by", "test/w2",
+         "checkpoint has by: 'test/w2', but test data never select anything"),
+        ("columns.moons.at", [1, 3], "columns.moons.at names the point '3'; allowed: 1, 2"),
+        ("rows.floor.not_applicable", {"moon": "no"}, "rows.floor.not_applicable names the column "
          "'moon'; allowed: gaussians, moons; nearest match: moons"),
-        (put("published", {"ot_exact@1": {"moons": "FAILED"}}), "published.ot_exact@1.moons is "
-         "'FAILED'; allowed: a number, a mapping with mean, or one of FAIL, NA, not found; nearest "
-         "match: FAIL"),
-        (put("published", {"ot_exact@1": {"moons": {"mean": 1, "std": -1}}}),
-         "published.ot_exact@1.moons.std must not be negative, got -1"),
-        (put(f"{CLAIM}.relation", "better"), "claims.ot_better.relation is 'better'; allowed: "
-         "better_than, at_least_as_good_as; nearest match: better_than"),
-        (put(f"{CLAIM}.than", "mean_flow@1"), "claims.ot_better.than must be a number, {row: name} "
-         "or {rows: [names]}"),
-        (put(f"{CLAIM}.than", {"rows": []}), "claims.ot_better.than must name at least one row"),
-        (put(f"{CLAIM}.than", {"row": "floor@1"}), "claims.ot_better.than.row names floor@1, a "
-         "reference row, which claims never count"),
-        (put(f"{CLAIM}.every.rows", ["mean_flow@1"]),
+        ("summary", {"moons": {"over": ["moons", "gaussians"]}},
+         "summary.moons has the name of a column"),
+        ("summary", {"avg": AVERAGE}, "summary.avg.over names the column 'gausians'; allowed: "
+         "gaussians, moons; nearest match: gaussians"),
+        ("margin.mons", {"absolute": 1, "because": "x"}, "margin names the column 'mons'; allowed: "
+         "absolute, because, gaussians, moons; nearest match: moons"),
+        ("margin.because", DELETE, "margin lacks because"),
+        ("margin", {}, "margin lacks absolute"),
+        ("published", {"ot_exact@1": {"moons": 0.3}},
+         "published has values, but paper.printed is none"),
+        ("paper.printed", "full", "published is empty, but paper.printed is full"),
+        (f"{CLAIM}.than", {"row": "floor@1"}, "claims.ot_better.than names floor@1, a reference "
+         "row, which claims never count"),
+        (f"{CLAIM}.every.rows", ["mean_flow@1"],
          "claims.ot_better.every.rows compares mean_flow@1 with itself"),
-        (put(f"{CLAIM}.every.rows", ["floor@1"]), "claims.ot_better.every.rows names floor@1, a "
-         "reference row, which claims never count"),
-        (put(f"{CLAIM}.every.rows", []), "claims.ot_better compares no cells"),
-        (put(f"{CLAIM}.every.columns", ["moon"]), "claims.ot_better.every.columns names the column "
+        (f"{CLAIM}.every.rows", ["ot_exact"], "claims.ot_better.every.rows names the row "
+         "'ot_exact' without a point of the evaluation axis; allowed: ot_exact@1, ot_exact@2"),
+        (f"{CLAIM}.every.rows", [], "claims.ot_better compares no cells"),
+        (f"{CLAIM}.every.columns", ["moon"], "claims.ot_better.every.columns names the column "
          "'moon'; allowed: all, gaussians, moons; nearest match: moons"),
-        (put(f"{CLAIM}.every.column", "all"), "claims.ot_better.every has the field 'column'; "
-         "allowed: rows, columns; nearest match: columns"),
-        (put("margin", DELETE), "claims.one_step_enough.margin is missing: at_least_as_good_as "
-         "needs a margin for column gaussians, here or in the table's margin"),
-        (put("figures.samples.rows", ["ot"]), "figures.samples.rows names the row 'ot'; allowed: "
-         "all, mean_flow, ot_exact, floor; nearest match: floor"),
-        (put("figures.samples.make", "plane figure"), "figures.samples.make must be a function in "
-         "dotted form, got 'plane figure'"),
-        (put("claim", {}), "claim is not a field of a table; allowed: "),
+        ("figures.samples.rows", ["floors"], "figures.samples.rows names the row 'floors'; allowed:"
+         " all, mean_flow, ot_exact, floor; nearest match: floor"),
     ],
 )  # fmt: skip
-def test_each_mistake_is_one_sentence(define_plane, change, sentence):
-    with pytest.raises(TableError) as caught:
-        define_plane(change)
-    text = str(caught.value)
-    if sentence.startswith("claim is not"):
-        assert text.startswith(f"{FILE}: {sentence}")
-        assert text.endswith("nearest match: claims")
-    elif sentence.startswith("figures.samples.rows"):
-        assert text.startswith(f"{FILE}: {sentence.partition(';')[0]}; allowed: all, mean_flow")
-    else:
-        assert text == f"{FILE}: {sentence}"
-    assert isinstance(caught.value, ValueError)
-    assert isinstance(caught.value, UserError)
+def test_parts_that_contradict_each_other(define_plane, path, value, sentence):
+    assert refused(define_plane, put(path, value)) == [sentence]
 
 
-def test_points_need_evaluations(define_arena):
-    with pytest.raises(TableError, match=r"rows\.luna\.at is given, but the table has no eval"):
-        define_arena(put("rows.luna.at", [1]))
+def test_contradictions_are_listed_beside_faults_of_other_parts(define_plane):
+    def spoil(content):
+        put("title", 3)(content)
+        put("margin", DELETE)(content)
+        put("published", {"ot_exactly@1": {}, "ot_exact@1": {"moon": 1}})(content)
+        put(f"{CLAIM}.than", {"row": "mean_flow@3"})(content)
+
+    needs = "at_least_as_good_as needs a margin for column"
+    assert refused(define_plane, spoil) == [
+        "title must be a text, got 3",
+        "published names the row 'ot_exactly@1'; allowed: mean_flow@1, ot_exact@1, floor@1, "
+        "mean_flow@2, ot_exact@2; nearest match: ot_exact@1",
+        "published.ot_exact@1 names the column 'moon'; allowed: gaussians, moons; nearest match: "
+        "moons",
+        "published has values, but paper.printed is none",
+        "claims.ot_better.than names the row 'mean_flow@3'; allowed: mean_flow@1, ot_exact@1, "
+        "floor@1, mean_flow@2, ot_exact@2; nearest match: mean_flow@2",
+        f"claims.one_step_enough lacks a margin: {needs} gaussians, here or in the table's margin",
+        f"claims.one_step_enough lacks a margin: {needs} moons, here or in the table's margin",
+    ]
 
 
-def test_averages_need_one_direction(define_arena):
-    with pytest.raises(TableError, match=r"summary\.avg\.over mixes columns where higher and"):
-        define_arena(put("columns.pathx.better", "lower"))
-
-
-def test_printed_values_need_a_margin(define_arena):
-    def change(content):
-        content["margin"] = {"pathx": {"absolute": 1.0, "because": "x"}}
-
-    expected = r"margin is missing for column listops, where softmax has a printed value"
-    with pytest.raises(TableError, match=expected):
-        define_arena(change)
+@pytest.mark.parametrize(
+    ("path", "value", "sentence"),
+    [
+        ("rows.luna.at", [1], "rows.luna.at is given, but the table has no evaluations"),
+        ("columns.pathx.better", "lower",
+         "summary.avg.over mixes columns where higher and where lower is better"),
+        ("margin", {"pathx": {"absolute": 1.0, "because": "x"}}, "published.softmax.listops is a "
+         "printed value, but margin says none for its column"),
+    ],
+)  # fmt: skip
+def test_contradictions_of_averages_and_printed_values(define_arena, path, value, sentence):
+    assert sentence in refused(define_arena, put(path, value))
 
 
 def test_everything_written_is_read(plane, arena):

@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sextant.options import Options
-from sextant.tables.parsing import parse
-from sextant.tables.reading import TableError, nearest, read_yaml
+from sextant.schemas import nearest
+from sextant.tables.reading import TableError, read
 from sextant.tables.register import Register, read_register
 from sextant.tables.schema import TIERS, TableDefinition
+from sextant.tables.table_file import TableFile
 
 __all__ = [
     "TIERS",
@@ -53,7 +54,7 @@ def load(path: Path, root: Path, register: Register | None = None) -> TableDefin
         TableError: one sentence naming the file, the field, what was wrong, what is allowed.
     """
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    table = parse(shown, read_yaml(path, shown))
+    table = read(TableFile, path, shown).definition(shown)
     if table.id != path.stem:
         raise TableError(f"{shown}: id is {table.id!r}, but the file is {path.name}")
     return table if register is None else _registered(table, register)

@@ -3,35 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Literal
 
-from sextant.tables.reading import Fields, TableError, nearest, read_yaml
+from pydantic import Field, ValidationInfo, field_validator
+
+from sextant.schemas import Count, Key, Schema, Text, nearest, refuse, unknown_name
+from sextant.tables.reading import TableError, read
 
 REGISTER_FILE = "tasks/register.yaml"
 
 
-@dataclass(frozen=True)
-class RegisterEntry:
+class RegisterEntry(Schema):
     """One number of the register. `paper` is a key of `Register.papers`; `printed` is full, part
     or none; `small_data` is what tier small runs on."""
 
-    number: int
-    id: str
-    title: str
-    paper: str
-    place: str
-    printed: str
-    small_data: str
+    number: Count
+    id: Text
+    title: Text
+    paper: Text
+    place: Text
+    printed: Literal["full", "part", "none"]
+    small_data: Text
 
 
-@dataclass(frozen=True)
-class Register:
+class Register(Schema):
     """All numbers, and the papers' titles and short names by key."""
 
-    entries: Mapping[int, RegisterEntry]
-    papers: Mapping[str, str]
-    names: Mapping[str, str]
+    papers: dict[Key, Text]
+    names: dict[Key, Text]
+    tables: Annotated[tuple[RegisterEntry, ...], Field(min_length=1)]
+
+    @field_validator("names")
+    @classmethod
+    def _name_every_paper(cls, names: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        papers = info.data.get("papers", names)
+        lacking = [((paper,), "is missing") for paper in papers if paper not in names]
+        unknown = [((), unknown_name("names", n, papers)) for n in names if n not in papers]
+        refuse(lacking + unknown)
+        return names
+
+    @field_validator("tables")
+    @classmethod
+    def _different_tables_of_papers(
+        cls, tables: tuple[RegisterEntry, ...], info: ValidationInfo
+    ) -> tuple[RegisterEntry, ...]:
+        papers, faults, seen = info.data.get("papers"), [], set()
+        for position, entry in enumerate(tables):
+            if papers is not None and entry.paper not in papers:
+                faults.append(((position, "paper"), unknown_name("is", entry.paper, papers)))
+            for name in ("number", "id"):
+                value = getattr(entry, name)
+                if value in seen:
+                    faults.append(((position, name), f"is {value!r}, as in a table before"))
+                seen.add(value)
+        refuse(faults)
+        return tables
+
+    @cached_property
+    def entries(self) -> Mapping[int, RegisterEntry]:
+        """The tables by number."""
+        return {entry.number: entry for entry in self.tables}
 
     def entry(self, which: int | str) -> RegisterEntry:
         """The entry of a number (`12`, `"12"`) or id (`"otmf-1"`).
@@ -44,7 +77,7 @@ class Register:
                 return self.entries[int(which)]
             first, last = min(self.entries), max(self.entries)
             raise TableError(f"there is no table {which}; numbers go from {first} to {last}")
-        by_id = {entry.id: entry for entry in self.entries.values()}
+        by_id = {entry.id: entry for entry in self.tables}
         if which in by_id:
             return by_id[which]
         raise TableError(
@@ -57,41 +90,9 @@ def read_register(root: Path) -> Register:
     """Reads `tasks/register.yaml`.
 
     Raises:
-        TableError: the file is missing, or one sentence on what is wrong in it.
+        TableError: the file is missing, or a line for each fault.
     """
     path = root / REGISTER_FILE
     if not path.is_file():
         raise TableError(f"{REGISTER_FILE}: the file is missing from the project folder")
-    fields = Fields(REGISTER_FILE, "", read_yaml(path, REGISTER_FILE))
-    inside = fields.child("papers")
-    papers = {key: inside.text(key) for key in inside.values}
-    short = fields.child("names")
-    names = {key: short.text(key) for key in papers}
-    short.end()
-    tables = fields.raw("tables")
-    fields.end()
-    if not isinstance(tables, list) or not tables:
-        raise fields.problem("tables", "must be a list of tables")
-    entries: dict[int, RegisterEntry] = {}
-    ids: set[str] = set()
-    for position, value in enumerate(tables):
-        entry = _entry(Fields(REGISTER_FILE, f"tables[{position}]", value), papers)
-        if entry.number in entries or entry.id in ids:
-            raise fields.problem("tables", f"has {entry.number} or {entry.id} twice")
-        entries[entry.number] = entry
-        ids.add(entry.id)
-    return Register(entries, papers, names)
-
-
-def _entry(fields: Fields, papers: Mapping[str, str]) -> RegisterEntry:
-    entry = RegisterEntry(
-        number=fields.integer("number", 1),
-        id=fields.text("id"),
-        title=fields.text("title"),
-        paper=fields.choice("paper", papers),
-        place=fields.text("place"),
-        printed=fields.choice("printed", ("full", "part", "none")),
-        small_data=fields.text("small_data"),
-    )
-    fields.end()
-    return entry
+    return read(Register, path, REGISTER_FILE)

@@ -1,15 +1,18 @@
-"""What a table file says, as frozen values; `definition` reads them, nothing else makes them."""
+"""What a table file says, as frozen values; `table_file` reads them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from sextant.runs.spec import TIERS as TIERS
+from sextant.schemas import Count, Number, Positive, Schema, Text, nearest
 
 WORDS = ("FAIL", "NA", "not found")
-RELATIONS = ("better_than", "at_least_as_good_as")
 
 
 @dataclass(frozen=True)
@@ -23,21 +26,27 @@ class Paper:
     title: str | None = None
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(Schema):
     """Which weights are examined: the `last`, or the `best` by a validation metric."""
 
-    use: str
-    because: str
-    by: str | None = None
+    use: Literal["last", "best"]
+    because: Text
+    by: Text | None = None
+
+    @model_validator(mode="after")
+    def _by_validation(self) -> Checkpoint:
+        if self.use == "best" and self.by is None:
+            raise ValueError("lacks by: the best checkpoint needs a validation metric")
+        if self.by is not None and self.by.startswith("test"):
+            raise ValueError(f"has by: {self.by!r}, but test data never select anything")
+        return self
 
 
-@dataclass(frozen=True)
-class Guard:
+class Guard(Schema):
     """Marks runs whose score `metric` is 0; `says` completes the sentence "runs that ..."."""
 
-    metric: str
-    says: str
+    metric: Text
+    says: Text
 
 
 @dataclass(frozen=True)
@@ -98,15 +107,30 @@ class Line:
         return self.row.key if self.at is None else f"{self.row.key}@{self.at}"
 
 
-@dataclass(frozen=True)
-class Published:
-    """What the paper prints in a cell: a number, or one of the words FAIL, NA, not found."""
+class Published(Schema):
+    """What the paper prints in a cell: a number, or one of the words FAIL, NA, not found.
 
-    mean: float | None = None
-    std: float | None = None
-    n: int | None = None
-    word: str | None = None
-    source: str | None = None
+    A file may write either alone, or as the `mean` of a mapping that says more.
+    """
+
+    mean: Number | None = None
+    std: Annotated[Number, Field(ge=0)] | None = None
+    n: Count | None = None
+    word: Literal[WORDS] | None = None
+    source: Text | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alone_or_mean(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            value = {"mean": value}
+        mean = value.get("mean", value.get("word"))
+        if isinstance(mean, str) and mean in WORDS:
+            return {key: value[key] for key in value if key != "mean"} | {"word": mean}
+        if isinstance(mean, bool) or not isinstance(mean, int | float):
+            allowed = f"a number, a mapping with mean, or one of {', '.join(WORDS)}"
+            raise ValueError(f"is {mean!r}; allowed: {allowed}{nearest(mean, WORDS)}")
+        return value
 
     def as_written(self) -> float | str | dict[str, float | int]:
         """The number, the word, or a mapping when the spread or the seeds are printed too."""
@@ -117,12 +141,11 @@ class Published:
         return {"mean": self.mean, **known} if known else self.mean
 
 
-@dataclass(frozen=True)
-class Margin:
+class Margin(Schema):
     """The largest difference that does not matter, in the column's unit, and why."""
 
-    absolute: float
-    because: str
+    absolute: Positive
+    because: Text
 
 
 @dataclass(frozen=True)
@@ -151,29 +174,13 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class TableDefinition:
-    """One table file. `file` is its path below the project folder; `data` and `seeds` go by tier;
-    `published` by (line, column); `margins` by column."""
+class Grid:
+    """The cells of a table: rows at the points `at` of the evaluation axis, columns, averages."""
 
-    file: str
-    number: int
-    id: str
-    title: str
-    paper: Paper
-    data: Mapping[str, str]
-    seeds: Mapping[str, tuple[int, ...]]
-    checkpoint: Checkpoint
-    axis: str | None
     at: tuple[int, ...]
     columns: tuple[Column, ...]
     summaries: tuple[Column, ...]
     rows: tuple[Row, ...]
-    published: Mapping[tuple[str, str], Published]
-    margins: Mapping[str, Margin]
-    claims: tuple[Claim, ...]
-    deviations: tuple[str, ...]
-    assumptions: tuple[str, ...]
-    figures: tuple[Figure, ...]
 
     @cached_property
     def lines(self) -> tuple[Line, ...]:
@@ -198,3 +205,25 @@ class TableDefinition:
         parts = [part for part in self.columns if part.key in (column.key, *column.over)]
         scored = all(line.at is None or not part.at or line.at in part.at for part in parts)
         return scored and self.applies(line.row, column)
+
+
+@dataclass(frozen=True)
+class TableDefinition(Grid):
+    """One table file. `file` is its path below the project folder; `data` and `seeds` go by tier;
+    `published` by (line, column); `margins` by column."""
+
+    file: str
+    number: int
+    id: str
+    title: str
+    paper: Paper
+    data: Mapping[str, str]
+    seeds: Mapping[str, tuple[int, ...]]
+    checkpoint: Checkpoint
+    axis: str | None
+    published: Mapping[tuple[str, str], Published]
+    margins: Mapping[str, Margin]
+    claims: tuple[Claim, ...]
+    deviations: tuple[str, ...]
+    assumptions: tuple[str, ...]
+    figures: tuple[Figure, ...]
