@@ -152,15 +152,18 @@ class Options:
     def _inherited_tiers(self, task: str) -> dict[str, Any]:
         return reduce(merge, (option.tiers for option in self._lineage("task", task)), {})
 
-    def _lineage(self, group: str, name: str) -> Iterator[Option]:
+    def _lineage(self, group: str, name: str, heirs: tuple[str, ...] = ()) -> Iterator[Option]:
         """What an option is made of, in the order in which later ones win."""
         option = self.find(group, name)
+        if name in heirs:
+            circle = " <- ".join((*heirs, name))
+            raise UserError(f"{self.shown(option.file)} builds on itself: {circle}")
         for entry in option.settings.get("defaults", ["_self_"]):
             base = BASE.match(entry) if isinstance(entry, str) else None
             if entry == "_self_":
                 yield option
             elif base is not None and base[1] == group:
-                yield from self._lineage(group, base[2])
+                yield from self._lineage(group, base[2], (*heirs, name))
             else:
                 raise UserError(
                     f"{self.shown(option.file)}: a default must be _self_ or "

@@ -148,6 +148,8 @@ def conf(tmp_path):
         ({"method/m": "a: ???"}, "left open"),
         ({"method/m": "a: ${method.b}\nb: ${method.a}"}, "circle"),
         ({"method/m": "defaults: [other]"}, "_self_"),
+        ({"method/m": "defaults: [/method/m@_here_]"}, "m.yaml builds on itself: m <- m"),
+        ({"method/m": "defaults: [/method/n@_here_]"}, r"unknown method 'n' \(known: m\)"),
         ({"method/m": "parents: {up: {task: t, method: m}}"}, "its own parent"),
         ({"method/m": "a: 'in ${task.b}'"}, r"'in \$\{task\.b\}' cannot be read; a reference is"),
         ({"method/m": "a: ${oc.select:task.b}"}, "cannot be read"),
