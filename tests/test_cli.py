@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -104,16 +105,28 @@ def test_a_corrupt_ledger_line_is_named(results, capsys):
     assert "generation.jsonl line 1" in said(capsys, "table", "12", "tier=smoke")
 
 
-def test_a_broken_table_file_is_named(results, capsys, tmp_path, monkeypatch):
-    import shutil
-
+def test_a_broken_table_file_breaks_itself_alone(results, capsys, tmp_path, monkeypatch):
     copy = tmp_path / "copy"
     for part in ("conf", "tasks"):
         shutil.copytree(ROOT / part, copy / part)
     path = copy / "tasks/generation/tables/otmf-1.yaml"
-    path.write_text(path.read_text().replace("metric: w2,", "metrik: w2,", 1))
+    text = path.read_text().replace("metric: w2,", "metrik: w2,", 1)
+    path.write_text(text.replace("number: 12", "number: twelve"))
     monkeypatch.chdir(copy)
-    assert re.search(r"otmf-1\.yaml.*metri[ck]", said(capsys, "table", "12"))
+    for words, shown in (
+        (["table", "12"], ""),
+        (["status"], "table 13 at tier small"),
+        (["table", "all"], ""),
+        (["report"], "index.html"),
+    ):
+        assert main(words) == 2
+        printed = capsys.readouterr()
+        assert [line.partition("otmf-1.yaml: ")[2][:35] for line in printed.err.splitlines()] == [
+            "number must be a whole number, got ",
+            "columns.eight_gaussians.metric is m",
+            "columns.eight_gaussians.metrik is n",
+        ]
+        assert shown in printed.out
 
 
 def _reproduce() -> subprocess.Popen:

@@ -96,6 +96,23 @@ def test_a_metric_that_was_not_scored_is_a_failure_of_that_line_only(small):
     assert (cell.state, dict(cell.failures)) == ("partial", {0: "not scored"})
 
 
+def test_a_wrong_metric_names_those_there_are(define_plane, ledger):
+    def spoil(content):
+        content["columns"]["moons"]["metric"] = "w3"
+        del content["evaluations"], content["rows"]["floor"]["at"]
+        content["claims"].clear()
+
+    made = ledger(define_plane(spoil), "small")
+    for row, column in made.planned:
+        made.done(row, column, 0, {f"w2@{k}": 1.0 for k in (20, 1, 2)})
+    table = build(made.definition, "small", made.planned, made.records)
+    has = "which none of its runs has; they have w2@1, w2@2, w2@20"
+    assert table.notes == (
+        f"Column N(0,I) to 8 Gaussians asks for the score w2, {has}",
+        f"Column N(0,I) to two moons asks for the score w3, {has}",
+    )
+
+
 def with_guard(content):
     guard = {"metric": "learned", "says": "are no better than guessing"}
     content["columns"]["listops"]["guard"] = guard

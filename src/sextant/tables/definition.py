@@ -6,7 +6,7 @@ seeds by tier, printed values, margins and claims.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,46 +51,56 @@ def load(path: Path, root: Path, register: Register | None = None) -> TableDefin
         register: when given, number, id and paper must agree with it.
 
     Raises:
-        TableError: one sentence naming the file, the field, what was wrong, what is allowed.
+        TableError: a line for each fault: the file, the field, what was wrong, what is allowed.
     """
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
     table = read(TableFile, path, shown).definition(shown)
-    if table.id != path.stem:
-        raise TableError(f"{shown}: id is {table.id!r}, but the file is {path.name}")
-    return table if register is None else _registered(table, register)
-
-
-def _registered(table: TableDefinition, register: Register) -> TableDefinition:
+    faults = [] if table.id == path.stem else [f"id is {table.id!r}, but the file is {path.name}"]
+    if register is None:
+        return _faultless(table, faults)
     entry = register.entries.get(table.number)
     if entry is None or entry.id != table.id:
-        known = {e.id: e.number for e in register.entries.values()}
-        wanted = f"{known[table.id]}" if table.id in known else "no number yet"
-        raise TableError(
-            f"{table.file}: number is {table.number}, but the register gives {table.id} {wanted}"
+        known = {e.id: e.number for e in register.tables}
+        wanted = known.get(table.id, "no number yet")
+        faults.append(f"number is {table.number}, but the register gives {table.id} {wanted}")
+    elif table.paper.key != entry.paper:
+        near = nearest(table.paper.key, register.papers)
+        faults.append(
+            f"paper.key is {table.paper.key!r}, but the register says {entry.paper}{near}"
         )
-    if table.paper.key != entry.paper:
-        raise TableError(
-            f"{table.file}: paper.key is {table.paper.key!r}, but the register says {entry.paper}"
-            f"{nearest(table.paper.key, register.papers)}"
-        )
-    return replace(table, paper=replace(table.paper, title=register.papers[entry.paper]))
+    _faultless(table, faults)
+    return replace(table, paper=replace(table.paper, title=register.papers[table.paper.key]))
 
 
-def find_tables(root: Path) -> list[TableDefinition]:
+def _faultless(table: TableDefinition, faults: Sequence[str]) -> TableDefinition:
+    if faults:
+        raise TableError("\n".join(f"{table.file}: {fault}" for fault in faults))
+    return table
+
+
+def find_tables(
+    root: Path, broken: Callable[[TableError], None] | None = None
+) -> list[TableDefinition]:
     """Every table file of the project, by number.
 
+    Args:
+        broken: told what is wrong with a file, which is then left out; without it that is raised.
+
     Raises:
-        TableError: a file is wrong, or two files have one number.
+        TableError: the register is wrong, a file is wrong, or two files have one number.
     """
     register = read_register(root)
-    tables = [load(path, root, register) for path in sorted(root.glob("tasks/*/tables/*.yaml"))]
     by_number: dict[int, TableDefinition] = {}
-    for table in tables:
-        other = by_number.setdefault(table.number, table)
-        if other is not table:
-            raise TableError(
-                f"{table.file}: number is {table.number}, which {other.file} has already"
-            )
+    for path in sorted(root.glob("tasks/*/tables/*.yaml")):
+        try:
+            table = load(path, root, register)
+            other = by_number.setdefault(table.number, table)
+            if other is not table:
+                _faultless(table, [f"number is {table.number}, which {other.file} has already"])
+        except TableError as error:
+            if broken is None:
+                raise
+            broken(error)
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -151,15 +161,16 @@ def check_configs(definition: TableDefinition, root: Path) -> None:
     """Checks that each task and method of the table is an option of `conf/`.
 
     Raises:
-        TableError: one is missing; the nearest existing name is given.
+        TableError: a line for each that is missing; the nearest existing name is given.
     """
     used = [("columns", c.key, "task", str(c.task)) for c in definition.columns]
     used += [("rows", r.key, "method", r.method) for r in definition.rows]
     options = Options(root / "conf")
     known = {group: options.names(group) for group in ("task", "method")}
-    for part, key, group, name in used:
-        if name not in known[group]:
-            raise TableError(
-                f"{definition.file}: {part}.{key}.{group} is {name!r}, which no file of "
-                f"conf/{group} offers{nearest(name, known[group])}"
-            )
+    faults = [
+        f"{part}.{key}.{group} is {name!r}, which no file of conf/{group} offers"
+        f"{nearest(name, known[group])}"
+        for part, key, group, name in used
+        if name not in known[group]
+    ]
+    _faultless(definition, faults)

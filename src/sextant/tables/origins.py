@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sextant.schemas import nearest
 from sextant.tables.cells import Cell
 from sextant.tables.schema import TableDefinition
 
@@ -139,6 +140,35 @@ def mixed_data(definition: TableDefinition, found: Origins) -> tuple[str, ...]:
         for name, prints in found.data_of.get(column.key, {}).items()
         if len(prints) > 1
     )
+
+
+def wrong_metrics(
+    definition: TableDefinition, plan: Plan, records: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """A sentence for each column whose metric none of its runs has, with those they have."""
+    notes = []
+    for column in definition.columns:
+        runs = {run for (_, key), cell in plan.items() if key == column.key for _, run in cell}
+        scored = {name for run in runs if run in records for name in records[run].get("scores", {})}
+        lines = [line for line in definition.lines if definition.fills(line, column)]
+        asked = {
+            f"{column.metric}@{line.at}" if line.at is not None else column.metric for line in lines
+        }
+        if scored and not scored & asked:
+            alike = [name for name in scored if name.startswith(f"{column.metric}@")]
+            words = sorted(alike or scored, key=_by_point)
+            notes.append(
+                f"Column {column.label} asks for the score "
+                f"{column.metric}, which none of its runs has; they have {', '.join(words)}"
+                f"{'' if alike else nearest(column.metric, words)}"
+            )
+    return tuple(notes)
+
+
+def _by_point(score: str) -> tuple[str, int, str]:
+    """Orders w2@2 before w2@10."""
+    name, _, point = score.partition("@")
+    return name, int(point) if point.isdigit() else -1, point
 
 
 def _data_of(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sextant.tables.cells import Cell, run_cell, summary_cell, verdict
 from sextant.tables.claims import ClaimResult, judge
 from sextant.tables.definition import tier_seeds
-from sextant.tables.origins import Hole, Origins, holes, mixed_data, origins
+from sextant.tables.origins import Hole, Origins, holes, mixed_data, origins, wrong_metrics
 from sextant.tables.reading import TableError
 from sextant.tables.schema import TIERS, Column, Line, TableDefinition
 from sextant.tables.statistics import mean
@@ -146,7 +146,11 @@ def build(
         records=kept,
         holes=holes(definition, cells),
         origins=found,
-        notes=(*_average_notes(definition), *mixed_data(definition, found)),
+        notes=(
+            *_average_notes(definition),
+            *mixed_data(definition, found),
+            *wrong_metrics(definition, plan, kept),
+        ),
     )
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from sextant.runs.store import RunFolder
 from sextant.tables.definition import TableDefinition, find_tables
 from sextant.tables.table import Table, build
 from sextant.verbs.arguments import read
+from sextant.verbs.sparing import Spared
 from sextant.verbs.tabling import runs_of
 
 USAGE = """usage: sextant report [against=REVISION|FOLDER]
@@ -59,12 +60,15 @@ def main(arguments: list[str]) -> int:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
-        definitions, composer = find_tables(project.root), Composer(project.conf)
+        spared, composer = Spared(), Composer(project.conf)
+        definitions = spared.tables(project)
         planning = bars.add_task("tables", total=len(definitions))
         tables = {}
         for definition in definitions:
-            tables[definition.number] = filled(project, composer, definition, records, stale)
+            with spared.table():
+                tables[definition.number] = filled(project, composer, definition, records, stale)
             bars.advance(planning)
+        definitions = [entry for entry in definitions if entry.number in tables]
         report = Report(
             register=read_register(project.root),
             definitions={definition.number: definition for definition in definitions},
@@ -73,13 +77,13 @@ def main(arguments: list[str]) -> int:
             stale=stale,
             figures=project.figures,
             files=run_files(project),
-            before=other_state(project, asked.options.get("against")),
+            before=other_state(project, definitions, asked.options.get("against")),
         )
         writing = bars.add_task("pages", total=steps(report))
         folder = project.results / "report"
         pages = write_site(report, folder, lambda: bars.advance(writing))
     print(f"{folder / 'index.html'}: {pages} pages")
-    return 0
+    return spared.exit_code
 
 
 def filled(
@@ -133,7 +137,7 @@ def run_files(project: Project):
     return find
 
 
-def other_state(project: Project, against: str | None):
+def other_state(project: Project, now: Sequence[TableDefinition], against: str | None):
     """The tables of another state of the ledger, or None where none is asked for.
 
     A folder is read with the settings and table files of now, a revision with its own where they
@@ -150,23 +154,26 @@ def other_state(project: Project, against: str | None):
     if folder.is_dir():
         if not any(folder.glob("*.jsonl")):
             raise UserError(f"against={against} is a folder without a ledger: it has no *.jsonl")
-        return Before(against, all_filled(project, ledger.read(folder)))
+        return Before(against, all_filled(project, now, ledger.read(folder)))
     with _checked_out(project.root, against) as root:
         records = ledger.read(root / "results" / "ledger")
         try:
-            return Before(against, all_filled(Project(root, root / "results"), records))
+            then = Project(root, root / "results")
+            return Before(against, all_filled(then, find_tables(root), records))
         except UserError as error:
             print(
                 f"the settings and table files of {against} cannot be read as they are read now "
                 f"({error}); its ledger is shown with those of now"
             )
-            return Before(f"{against}, settings of now", all_filled(project, records))
+            return Before(f"{against}, settings of now", all_filled(project, now, records))
 
 
-def all_filled(project: Project, records: Records) -> dict[int, list[Table]]:
-    """Every built table at every tier with results, by number."""
+def all_filled(
+    project: Project, definitions: Sequence[TableDefinition], records: Records
+) -> dict[int, list[Table]]:
+    """Every table at every tier with results, by number."""
     composer = Composer(project.conf)
-    return {d.number: filled(project, composer, d, records) for d in find_tables(project.root)}
+    return {d.number: filled(project, composer, d, records) for d in definitions}
 
 
 @contextmanager

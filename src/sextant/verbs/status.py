@@ -17,8 +17,9 @@ from sextant.runs.launch.standing import DONE, MISSING, QUEUED, Standing, Standi
 from sextant.runs.launch.submissions import Submission, job_name, recall
 from sextant.runs.plan import make_plan
 from sextant.runs.store import RunFolder, read_json
-from sextant.tables.definition import TableDefinition, find_table, find_tables, requests
+from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.verbs.arguments import read
+from sextant.verbs.sparing import Spared
 from sextant.verbs.tabling import plan_name, runs_of
 
 USAGE = """usage: sextant status [N] [tier=small]
@@ -42,25 +43,27 @@ def main(arguments: list[str]) -> int:
     submitted = recall(project.slurm)
     standings = Standings(project.runs, submitted, queue_of(submitted), Estimator(records).expected)
     known = {(record["task"], record["tier"]) for record in records}
+    spared = Spared()
     if asked.words:
         definitions = [find_table(project.root, asked.words[0])]
     else:
-        definitions = find_tables(project.root)
+        definitions = spared.tables(project)
     named = set()
     composer = Composer(project.conf)
     for definition in definitions:
         tiers = [asked.tier()] if "tier" in asked.options else begun(definition, known, submitted)
         for tier in tiers:
-            runs = runs_of(project, definition, tier, composer=composer)
-            found = standings.of(make_plan(runs.specs, project.ledger, project.runs))
-            print(f"table {definition.number} at tier {tier}: {summary(found)}")
-            if asked.words:
-                for line in details(found):
-                    print(f"  {line}")
-                named |= {standing.spec.run_id for standing in found}
+            with spared.table():
+                runs = runs_of(project, definition, tier, composer=composer)
+                found = standings.of(make_plan(runs.specs, project.ledger, project.runs))
+                print(f"table {definition.number} at tier {tier}: {summary(found)}")
+                if asked.words:
+                    for line in details(found):
+                        print(f"  {line}")
+                    named |= {standing.spec.run_id for standing in found}
     for line in running(project, named):
         print(line)
-    return 0
+    return spared.exit_code
 
 
 def queue_of(submitted: Mapping[str, Submission]) -> Mapping[str, QueuedJob] | None:
