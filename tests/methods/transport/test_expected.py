@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from sextant.methods.transport.sliced import expected as module
 from sextant.methods.transport.sliced.expected import expected_sliced_mix, resampled
 from sextant.methods.transport.sliced.ranking import HardSorting, LaplaceSorting, SoftSorting
 
@@ -31,7 +32,7 @@ def plan(queries, keys, sorting, tau, **settings):
 def slice_plans(queries, keys, sorting):
     """A^T B of every axis, by matrices: (P, L, N, N)."""
     first, second = (
-        sorting.rank(points.transpose(1, 2).contiguous(), None) for points in (queries, keys)
+        sorting.rank(points.transpose(1, 2).contiguous(), None, True) for points in (queries, keys)
     )
     unit = torch.eye(queries.shape[1], dtype=queries.dtype).expand(len(queries), -1, -1)
     return first.to_ranks(unit).transpose(-1, -2) @ second.to_ranks(unit)
@@ -125,12 +126,13 @@ def test_soft_becomes_hard(sorting):
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("sorting", [*SOFT, HARD])
-def test_streaming_is_the_dense_definition(sorting, power):
+def test_streaming_is_the_dense_definition(sorting, power, monkeypatch):
     """For any number of slices at a time; output i mixes values of *keys*, over the second axis."""
     queries, keys = clouds(20, 5)
     values = torch.randn(2, 20, 3, dtype=torch.float64)
     output, costs = dense(queries, keys, values, sorting, 4.0, power)
-    for chunk in (1, 3, 5, None):
+    for chunk, kept in ((1, 0), (3, 0), (3, 2**21), (5, 2**21), (None, 0)):
+        monkeypatch.setattr(module, "KEPT_ENTRIES", kept)
         found = expected_sliced_mix(
             queries, keys, values, None, sorting, 4.0, cost_power=power, chunk=chunk
         )
@@ -139,9 +141,11 @@ def test_streaming_is_the_dense_definition(sorting, power):
 
 
 @pytest.mark.parametrize("power", [1, 2])
-@pytest.mark.parametrize("number", [9, 60])
+@pytest.mark.parametrize("kept", [0, 2**21])
+@pytest.mark.parametrize("number", [9, 60, 150])
 @pytest.mark.parametrize("sorting", [SoftSorting(0.3), SoftSorting(0.4, 1), LaplaceSorting(0.3)])
-def test_gradients_are_those_of_the_dense_definition(sorting, number, power):
+def test_gradients_are_those_of_the_dense_definition(sorting, number, power, kept, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_ENTRIES", kept)
     rows = [*clouds(number, 3, pairs=1), torch.randn(1, number, 2, dtype=torch.float64)]
     weights = torch.randn(1, number, 2, dtype=torch.float64)
     found, expected = [], []
@@ -160,7 +164,8 @@ def test_gradients_are_those_of_the_dense_definition(sorting, number, power):
 
 
 @pytest.mark.parametrize("sorting", [SoftSorting(0.5), LaplaceSorting(0.5)])
-def test_gradcheck(sorting):
+def test_gradcheck(sorting, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_ENTRIES", 0)
     torch.manual_seed(0)
     queries, keys = (
         (torch.randperm(5)[None, :, None] + torch.rand(1, 5, 2)).double().requires_grad_()
@@ -254,7 +259,7 @@ def test_ties_are_ranked_as_they_stand_and_softly_split():
     assert hard.sum(0).tolist() == hard.sum(1).tolist() == [1.0] * 4
     assert hard[0].argmax() == 1
     assert hard[2].argmax() == 3
-    straight = SoftSorting(1e-3).rank(queries.transpose(1, 2), None).matrices[0, 0].argmax(-1)
+    straight = SoftSorting(1e-3).rank(queries.transpose(1, 2), None, True).matrices[0, 0].argmax(-1)
     assert straight.unique().numel() < 4
     for sorting in (SoftSorting(1e-6), LaplaceSorting(1e-4)):
         split = plan(queries, keys, sorting, 1.0).output[0]
@@ -395,7 +400,8 @@ def kept_bytes(call):
 
 
 @pytest.mark.parametrize("sorting", [SoftSorting(1e-2), LaplaceSorting(0.1)])
-def test_no_slice_is_kept_for_the_backward_pass(sorting):
+def test_no_slice_is_kept_for_the_backward_pass(sorting, monkeypatch):
+    monkeypatch.setattr(module, "KEPT_ENTRIES", 0)
     torch.manual_seed(0)
     rows = [torch.randn(1, 100, 32, requires_grad=True) for _ in range(3)]
     streamed = kept_bytes(lambda: expected_sliced_mix(*rows, None, sorting, 1.0, chunk=8).output)

@@ -9,21 +9,44 @@ rows of n G sum to 1, and G is a plan of mass 1.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from sextant.methods.transport.sliced.permuted import mixed, paired_distances, paired_products
-from sextant.methods.transport.sliced.ranking import HardSorting, Ranking, Sorting
+from sextant.methods.transport.sliced.ranking import (
+    HardSorting,
+    LaplaceSorting,
+    Ranking,
+    SoftSorting,
+    Sorting,
+)
+from sextant.methods.transport.sliced.spectral import core, ranked, spectrum, spectrum_size
 
 CostPower = Literal[1, 2]
 Coupling = Literal["exact", "interp"]
 
-CHUNK_ENTRIES = 2**18
+EXACT = "donot_use_mm_for_euclid_dist"
+"""Distances from products would leave rounding, and a gradient of it, where points coincide."""
+
+CHUNK_ENTRIES = 2**17
 """Numbers of the ranking matrices that are worked on at a time, where that is more than one slice
 of one set: as many as stay in a CPU's cache."""
+
+DENSE_UP_TO = 48
+"""Up to so many points the matrix of a Laplace ranking is made: it is cheaper than the scans."""
+
+SPECTRAL_FROM = 64
+"""Beyond so many points the spectrum of SoftSort's kernel may cost less than its matrix."""
+
+KEPT_ENTRIES = 2**21
+"""So many are kept for the backward pass, which makes them again where there are more."""
+
+
+Form = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class Mixed(NamedTuple):
@@ -84,38 +107,94 @@ def expected_sliced_mix(
             queries, keys, values, directions, tau, query_mask, key_mask, cost_power, sorting
         )
     number = queries.shape[-1] if directions is None else directions.shape[-2]
+    inputs = _Inputs(
+        queries, keys, directions, sorting, tau, query_mask, key_mask, None if matched else coupling
+    )
+    form, entries = _form(inputs, values.shape[2], cost_power)
+    points = max(queries.shape[1], keys.shape[1])
     if chunk is None:
-        entries = len(queries) * (queries.shape[1] ** 2 + keys.shape[1] ** 2) // 2
-        chunk = max(1, min(number, CHUNK_ENTRIES // entries))
-    outputs, totals, costs = [], [], []
-    for first in range(0, number, chunk):
-        output, total, cost = checkpoint(
-            _chunk,
+        chunk = max(1, min(number, CHUNK_ENTRIES // (len(queries) * entries)))
+    # The cost of every pair of points is the same for every slice.
+    rest = pair_costs(queries, keys, cost_power) if form is _of_plans else values
+    chunks = [slice(first, first + chunk) for first in range(0, number, chunk)]
+    if len(queries) * number * points**2 <= KEPT_ENTRIES:
+        mixture, _, costs = _streamed(form, inputs, chunks, rest)
+    else:
+        mixture, costs = _Recomputed.apply(
+            form,
+            inputs._replace(queries=None, keys=None, directions=None),
+            chunks,
             queries,
             keys,
-            values,
             directions,
-            slice(first, min(first + chunk, number)),
-            sorting,
-            tau,
-            query_mask,
-            key_mask,
-            cost_power,
-            None if matched else coupling,
-            use_reentrant=False,
-            preserve_rng_state=False,
+            rest,
         )
-        outputs.append(output)
-        totals.append(total)
-        costs.append(cost)
-    if len(outputs) == 1:
-        return Mixed(outputs[0], costs[0])
-    # A chunk's output is its own weighted mean; chunks weigh what their slices weigh together.
-    weights = torch.stack(totals).softmax(0)
-    output = sum(
-        weight[:, None, None] * part for weight, part in zip(weights, outputs, strict=True)
-    )
-    return Mixed(output, torch.cat(costs, 1))
+    return Mixed(mixture @ values if form is _of_plans else mixture, costs)
+
+
+def _streamed(
+    form: Form, inputs: _Inputs, chunks: list[slice], rest: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean over all slices, the logarithm of the sum of their weights, and all costs."""
+    mixture, total, costs = form(inputs, chunks[0], rest)
+    every = [costs]
+    for some in chunks[1:]:
+        part, more, costs = form(inputs, some, rest)
+        both = torch.logaddexp(total, more)
+        mixture = (total - both).exp()[:, None, None] * mixture
+        mixture = mixture + (more - both).exp()[:, None, None] * part
+        total = both
+        every.append(costs)
+    return mixture, total, torch.cat(every, 1)
+
+
+class _Recomputed(torch.autograd.Function):
+    """`_streamed`, of which the backward pass makes every chunk again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        form: Form,
+        inputs: _Inputs,
+        chunks: list[slice],
+        queries: Tensor,
+        keys: Tensor,
+        directions: Tensor | None,
+        rest: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        whole = inputs._replace(queries=queries, keys=keys, directions=directions)
+        mixture, total, costs = _streamed(form, whole, chunks, rest)
+        ctx.form, ctx.inputs, ctx.chunks = form, inputs, chunks
+        ctx.save_for_backward(queries, keys, directions, rest, mixture, total)
+        return mixture, costs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_mixture: Tensor, to_costs: Tensor) -> tuple[Tensor | None, ...]:
+        *leaves, mixture, total = ctx.saved_tensors
+        # With the sum of all weights held fixed a slice's weight w has the slope w (g - mean of g)
+        # in its logit, g being what its own mixture gives.
+        mean = (to_mixture * mixture).sum((1, 2))[:, None]
+        wanted = ctx.needs_input_grad[3:]
+        leaves = [
+            leaf if leaf is None else leaf.detach().requires_grad_(needed)
+            for leaf, needed in zip(leaves, wanted, strict=True)
+        ]
+        learned = [leaf for leaf in leaves if leaf is not None and leaf.requires_grad]
+        sums = [torch.zeros_like(leaf) for leaf in learned]
+        for some in ctx.chunks:
+            with torch.enable_grad():
+                queries, keys, directions, rest = leaves
+                inputs = ctx.inputs._replace(queries=queries, keys=keys, directions=directions)
+                part, weight, costs = ctx.form(inputs, some, rest, total)
+                surrogate = (part * to_mixture).sum() - (weight * mean).sum()
+                surrogate = surrogate + (costs * to_costs[:, some]).sum()
+            found = torch.autograd.grad(surrogate, learned, allow_unused=True)
+            for total_gradient, gradient in zip(sums, found, strict=True):
+                if gradient is not None:
+                    total_gradient += gradient
+        remaining = iter(sums)
+        return (None, None, None, *(next(remaining) if needed else None for needed in wanted))
 
 
 def _equal_sizes(
@@ -145,68 +224,161 @@ def _projected(points: Tensor, directions: Tensor | None, slices: slice) -> Tens
     return directions[..., slices, :] @ points.transpose(-1, -2)
 
 
-def _chunk(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    directions: Tensor | None,
-    slices: slice,
-    sorting: Sorting,
-    tau: float | Tensor,
-    query_mask: Tensor | None,
-    key_mask: Tensor | None,
-    cost_power: CostPower,
-    coupling: Coupling | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean of some slices' outputs, weighted among them, the logarithm of the sum of their
-    weights (P,), and their costs (P, L')."""
-    from_queries = sorting.rank(_projected(queries, directions, slices), query_mask)
-    from_keys = sorting.rank(_projected(keys, directions, slices), key_mask)
-    sizes = _counts(queries, query_mask), _counts(keys, key_mask)
+class _Inputs(NamedTuple):
+    """What every chunk of slices is made from; as in `expected_sliced_mix`."""
 
-    def matched(ranks: Tensor) -> Tensor:
-        if coupling is None:
+    queries: Tensor
+    keys: Tensor
+    directions: Tensor | None
+    sorting: Sorting
+    tau: float | Tensor
+    query_mask: Tensor | None
+    key_mask: Tensor | None
+    coupling: Coupling | None
+
+    def rank(self, slices: slice, dense: bool) -> tuple[Ranking, Ranking]:
+        """The rankings of queries and keys along some slices."""
+        scores = (
+            _projected(points, self.directions, slices) for points in (self.queries, self.keys)
+        )
+        masks = (self.query_mask, self.key_mask)
+        return tuple(
+            self.sorting.rank(some, mask, dense) for some, mask in zip(scores, masks, strict=True)
+        )
+
+    def matched(self, ranks: Tensor) -> Tensor:
+        """N J of what stands at the ranks of keys, (P, L, M, c) to (P, L, N, c)."""
+        if self.coupling is None:
             return ranks
-        return resampled(ranks, *sizes, queries.shape[1], coupling)
+        sizes = _counts(self.queries, self.query_mask), _counts(self.keys, self.key_mask)
+        return resampled(ranks, *sizes, self.queries.shape[1], self.coupling)
 
-    if cost_power == 2:
-        costs, ranked = _squared_costs(queries, keys, values, from_queries, from_keys, matched)
-    else:
-        # Not from products: those leave rounding, and a gradient of it, where points coincide.
-        distances = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
-        unit = torch.eye(keys.shape[1], dtype=keys.dtype, device=keys.device)
-        unit = unit.expand(len(keys), -1, -1)
-        ranked = matched(from_keys.to_ranks(torch.cat((values, unit), -1)))
-        ranked, plan = ranked.split((values.shape[-1], keys.shape[1]), -1)
-        costs = (from_queries.to_ranks(distances) * plan).sum((-1, -2))
-    costs = costs / sizes[0][:, None]
-    logits = -_of_pairs(tau) * costs
-    weights = logits.softmax(1)
-    output = from_queries.to_points(weights[..., None, None] * ranked)
-    return output, logits.logsumexp(1), costs
+    def weighed(self, costs: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Given n D: weights of some slices (P, L') among them, the logarithm of their sum (P,) and
+        costs D; or, given the logarithm of the sum over all slices, weights among all, those again
+        and costs."""
+        costs = costs / _counts(self.queries, self.query_mask)[:, None]
+        logits = -_of_pairs(self.tau) * costs
+        if total is not None:
+            weights = (logits - total[:, None]).exp()
+            return weights, weights, costs
+        return logits.softmax(1), logits.logsumexp(1), costs
 
 
-def _squared_costs(
-    queries: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    from_queries: Ranking,
-    from_keys: Ranking,
-    matched,
-) -> tuple[Tensor, Tensor]:
-    """Sums over the ranks (P, L') and the matched ranks' values (P, L', N, d).
+def pair_costs(queries: Tensor, keys: Tensor, power: CostPower) -> Tensor:
+    """|q_i - k_j|^power, (P, N, M); the gradient is 0 where two points coincide."""
+    if power == 1:
+        return torch.cdist(queries, keys, compute_mode=EXACT)
+    squares = queries.square().sum(-1)[..., :, None] + keys.square().sum(-1)[..., None, :]
+    return squares - 2 * (queries @ keys.transpose(-1, -2))
 
-    <C, A^T J B> for C_ij = |q_i|^2 + |k_j|^2 - 2 q_i k_j, which needs only A [q, |q|^2] and
-    J B [k, |k|^2] as the rows of A, J and B sum to 1.
+
+def _of_plans(
+    inputs: _Inputs, slices: slice, pair_costs: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Through the matrices U_l themselves: 2 L N^3 operations, the fewest for few points.
+
+    Returns:
+        The mean of some slices' n U (P, N, M), weighted among them, and what `_Inputs.weighed` says
+        of their weights and costs; given `total`, what they add to the mean over all slices.
     """
+    from_queries, from_keys = inputs.rank(slices, dense=True)
+    plans = from_queries.matrices.transpose(-1, -2) @ inputs.matched(from_keys.matrices)
+    flat = plans.flatten(2)
+    costs = (flat @ pair_costs.flatten(1)[..., None])[..., 0]
+    weights, total, costs = inputs.weighed(costs, total)
+    return (weights[:, None] @ flat).view(pair_costs.shape), total, costs
+
+
+def _of_ranks(
+    inputs: _Inputs, slices: slice, values: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Through what stands at the ranks: no matrix but the rankings' own, if they have any.
+
+    <C, A^T J B> for C_ij = |q_i|^2 + |k_j|^2 - 2 q_i k_j needs only A [q, |q|^2] and
+    J B [k, |k|^2] as the rows of A, J and B sum to 1.
+
+    Returns:
+        As `_of_plans`, but the mean of the slices' outputs (P, N, d) in place of the plans'.
+    """
+    from_queries, from_keys = inputs.rank(slices, dense=False)
+    queries, keys = inputs.queries, inputs.keys
     width = queries.shape[-1]
     of_queries = torch.cat((queries, queries.square().sum(-1, keepdim=True)), -1)
     of_keys = torch.cat((keys, keys.square().sum(-1, keepdim=True), values), -1)
     ranked_queries = from_queries.to_ranks(of_queries)
-    ranked_keys = matched(from_keys.to_ranks(of_keys))
+    ranked_keys = inputs.matched(from_keys.to_ranks(of_keys))
     products = (ranked_queries[..., :width] * ranked_keys[..., :width]).sum((-1, -2))
     squares = ranked_queries[..., width].sum(-1) + ranked_keys[..., width].sum(-1)
-    return squares - 2 * products, ranked_keys[..., width + 1 :]
+    weights, total, costs = inputs.weighed(squares - 2 * products, total)
+    weighted = weights[..., None, None] * ranked_keys[..., width + 1 :]
+    return from_queries.to_points(weighted), total, costs
+
+
+def _of_spectra(
+    inputs: _Inputs, slices: slice, values: Tensor, total: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_of_ranks`, of which the rankings are SoftSort's of power 2 in their spectrum."""
+    queries, keys = inputs.queries, inputs.keys
+    scores = [_projected(points, inputs.directions, slices) for points in (queries, keys)]
+    masks = (inputs.query_mask, inputs.key_mask)
+    span = max(_span(some, mask) for some, mask in zip(scores, masks, strict=True))
+    of = spectrum(span, inputs.sorting.temperature, queries)
+    first, second = (ranked(some, mask, of) for some, mask in zip(scores, masks, strict=True))
+    width = queries.shape[-1]
+    of_queries = torch.cat((queries, queries.square().sum(-1, keepdim=True)), -1)
+    of_keys = torch.cat((keys, keys.square().sum(-1, keepdim=True), values), -1)
+
+    def summed(features: Tensor, rows: Tensor) -> Tensor:
+        """F^T rows for rows (P, n, c) shared by the slices: (P, L', R, c)."""
+        flat = features.transpose(-1, -2).flatten(1, 2) @ rows
+        return flat.unflatten(1, (features.shape[1], -1))
+
+    of_queries, of_keys = summed(first.features, of_queries), summed(second.features, of_keys)
+    between = core(first, second)
+    products = (of_queries[..., :width] @ of_keys[..., :width].transpose(-1, -2) * between).sum(
+        (-1, -2)
+    )
+    squares = (first.shares.sum(-2) * of_queries[..., width]).sum(-1)
+    squares = squares + (second.shares.sum(-2) * of_keys[..., width]).sum(-1)
+    weights, total, costs = inputs.weighed(squares - 2 * products, total)
+    mixed = (weights[..., None, None] * between) @ of_keys[..., width + 1 :]
+    features = first.features.transpose(1, 2).flatten(2)
+    return features @ mixed.flatten(1, 2), total, costs
+
+
+@torch.no_grad()
+def _span(scores: Tensor, mask: Tensor | None) -> float:
+    """The largest range of the scores (P, L, n) of a slice of a set."""
+    if mask is None:
+        low, high = scores.aminmax(dim=-1)
+    else:
+        hidden = ~mask[:, None]
+        low = scores.masked_fill(hidden, torch.inf).amin(-1)
+        high = scores.masked_fill(hidden, -torch.inf).amax(-1)
+    return (high - low).max().item()
+
+
+def _form(inputs: _Inputs, width: int, cost_power: CostPower) -> tuple[Form, int]:
+    """Which form takes least time, and numbers it works on for a slice of a set."""
+    queries, keys, sorting = inputs.queries, inputs.keys, inputs.sorting
+    points = max(queries.shape[1], keys.shape[1])
+    width += queries.shape[2]
+    if cost_power == 1:
+        return _of_plans, points**2
+    if isinstance(sorting, SoftSorting):
+        if sorting.power == 2 and inputs.coupling is None and points > SPECTRAL_FROM:
+            spans = (
+                _span(_projected(some, inputs.directions, slice(None)), mask)
+                for some, mask in ((queries, inputs.query_mask), (keys, inputs.key_mask))
+            )
+            size = spectrum_size(max(spans), sorting.temperature, queries.dtype)
+            if size <= points / 2:
+                return _of_spectra, points * size
+        return (_of_plans, points**2) if points <= 2 * width else (_of_ranks, points**2)
+    if isinstance(sorting, LaplaceSorting) and points <= DENSE_UP_TO:
+        return _of_plans, points**2
+    return _of_ranks, points * 2 * width
 
 
 def resampled(
@@ -275,8 +447,8 @@ def _hard(
 ) -> Mixed:
     """As `expected_sliced_mix`, for as many queries as keys: every slice is a permutation."""
     every = slice(None)
-    order = sorting.rank(_projected(queries, directions, every), query_mask).order
-    key_order = sorting.rank(_projected(keys, directions, every), key_mask).order
+    order = sorting.rank(_projected(queries, directions, every), query_mask, False).order
+    key_order = sorting.rank(_projected(keys, directions, every), key_mask, False).order
     match = torch.empty_like(order).scatter_(-1, order, key_order)
     back = torch.empty_like(order).scatter_(-1, key_order, order)
     if query_mask is not None:
