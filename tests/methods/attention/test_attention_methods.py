@@ -39,12 +39,7 @@ DELETED_AT_THE_END = {"CosformerAttention", "LinformerAttention"}
 """These weigh a token by its position, and deleting one in the middle moves the others."""
 CUT_BY_POSITION = {"ReformerAttention", "BigBirdAttention"}
 """These cut the sequence into blocks, masked tokens included."""
-QUADRATIC = {
-    "KernelizedAttention",
-    "ESPAttention",
-    "SinkhornAttention",
-    "DifferentialAttention",
-}
+QUADRATIC = {"KernelizedAttention", "SinkhornAttention", "DifferentialAttention"}
 WITHOUT_STATE = {
     "SoftmaxAttention",
     "LinearTransformerAttention",
@@ -250,8 +245,12 @@ class LargestTensor(TorchDispatchMode):
 
 def largest_tensor(name, number):
     # With chunks of 4 tokens the columns of Reformer's hashes would count, of which there are about
-    # sqrt(number / chunk).
-    wider = {"ReformerAttention": {"chunk": 16}, "BigBirdAttention": {"block": 16}}.get(name, {})
+    # sqrt(number / chunk); and ESP has matrices where its spectrum is longer than half the tokens.
+    wider = {
+        "ReformerAttention": {"chunk": 16},
+        "BigBirdAttention": {"block": 16},
+        "ESPAttention": {"temperature": 0.1},
+    }.get(name, {})
     attend = build(name, length=number, **wider).train()
     rows = [row.requires_grad_() for row in drawn(batch=1, number=number, dtype=torch.float32)]
     mask = torch.arange(number)[None] < number - 5

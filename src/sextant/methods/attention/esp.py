@@ -44,8 +44,10 @@ class ESPAttention(Attention):
     Where queries and keys are equally many they are the same tokens, and the key mask also says
     which queries are real: masked tokens have no mass, as if deleted.
 
-    Softsort takes O(L N M (D + D_v)) time and O(N M) memory a head, lapsum O(L N (D + D_v)) time
-    and O(N (D + D_v)) memory, hard O(L N (log N + D + D_v)) time and O(L N) memory.
+    Softsort takes O(L N R (R + D + D_v)) time and O(N (R + D)) memory a head, R growing with the
+    scores' range over the square root of the temperature; where R is near N, or the power is 1,
+    O(L N M (M + D + D_v)) time and O(N M) memory. Lapsum takes O(L N (D + D_v)) time and
+    O(N (D + D_v)) memory, hard O(L N (log N + D + D_v)) time and O(L N) memory.
 
     Args:
         heads: H.
