@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from sextant.errors import UserError
 from sextant.paths import Project
-from sextant.runs.compose import Composer, merge, resolve
+from sextant.runs.compose import Composer, merge, resolve, spec_from_config
 from sextant.runs.hydra_store import composed, register
 from sextant.runs.identity import identifying, run_id
 from sextant.runs.spec import TIERS
@@ -258,3 +258,14 @@ def test_seeds_change_what_refers_to_them_and_nothing_else(conf):
 def test_merging_replaces_lists_and_joins_mappings():
     assert merge({"a": {"b": 1, "c": [1, 2]}}, {"a": {"c": [3]}}) == {"a": {"b": 1, "c": [3]}}
     assert resolve({"a": {"b": "${c}"}, "c": [1]}, "here") == {"a": {"b": [1]}, "c": [1]}
+
+
+def test_the_faults_of_a_tier_name_its_file():
+    config = {"task": {}, "method": {}, "tier": {"name": "smoke", "time_limit": "1h", "gpu": True}}
+    with pytest.raises(UserError) as caught:
+        spec_from_config(config, "lra/text", "attention/luna", "smoke", None)
+    assert str(caught.value).splitlines() == [
+        "conf/tier/smoke.yaml: time_limit must be a number, got '1h'",
+        "conf/tier/smoke.yaml: gpu is not a field of the file; allowed: description, name, "
+        "needs_gpu, time_limit; nearest match: needs_gpu",
+    ]

@@ -19,6 +19,8 @@ from sextant.errors import UserError
 from sextant.options import REFERENCE, Options, Overlaid, merge
 from sextant.runs.identity import identifying, normalised
 from sextant.runs.spec import RunSpec
+from sextant.runs.tier import Tier
+from sextant.schemas import checked
 from sextant.yaml_files import read_yaml
 
 RESOLVER = re.compile(r"\$\{(?:oc\.env|oc\.decode):")
@@ -160,6 +162,7 @@ def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: st
         parent_spec: turns the declaration of a parent into its RunSpec.
     """
     declared = {**config["task"].get("parents", {}), **config["method"].get("parents", {})}
+    steered = checked(Tier, config["tier"], f"conf/tier/{tier}.yaml")
     return RunSpec(
         task=task,
         method=method,
@@ -167,8 +170,8 @@ def spec_from_config(config: Mapping[str, Any], task: str, method: str, tier: st
         seed=config["seed"],
         settings=normalised(identifying(config)),
         parents={role: parent_spec(parent) for role, parent in sorted(declared.items())},
-        time_limit=config["tier"].get("time_limit"),
-        needs_gpu=bool(config["tier"].get("needs_gpu")),
+        time_limit=steered.time_limit,
+        needs_gpu=steered.needs_gpu,
     )
 
 
