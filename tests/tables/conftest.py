@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sextant.schemas import checked
+from sextant.tables.essay import Essay
 from sextant.tables.reading import TableError
 from sextant.tables.schema import TableDefinition
 from sextant.tables.table_file import TableFile
@@ -54,10 +55,18 @@ claims:
     every: {rows: [ot_exact@1], columns: all}
     relation: at_least_as_good_as
     than: {row: mean_flow@2}
-deviations: [400 points less than the paper]
-assumptions: [widths are ours]
 figures:
   samples: {make: figures.plane, caption: One-step samples, rows: [mean_flow, ot_exact]}
+"""
+
+PLANE_ESSAY = """# Deviations
+
+- 400 points less
+  than the paper
+
+# Assumptions
+
+- widths are ours
 """
 
 ARENA = """
@@ -93,14 +102,19 @@ claims:
     than: {rows: [softmax]}
 """
 
+SAID = {
+    PLANE: Essay(deviations=["400 points less than the paper"], assumptions=["widths are ours"]),
+    ARENA: Essay(),
+}
+
 
 def define(text: str, change: Callable[[dict[str, Any]], Any] | None = None) -> TableDefinition:
-    """The definition in a YAML text, after `change` has edited the parsed mapping."""
+    """PLANE or ARENA as a definition, after `change` has edited the parsed mapping."""
     content = yaml.safe_load(text)
     if change is not None:
         change(content)
     file = "tasks/x/tables/t.yaml"
-    return checked(TableFile, content, file, TableError).definition(file)
+    return checked(TableFile, content, file, TableError).definition(file, SAID[text])
 
 
 @pytest.fixture
@@ -199,6 +213,7 @@ def root(tmp_path: Path) -> Path:
     folder = tmp_path / "tasks" / "generation" / "tables"
     folder.mkdir(parents=True)
     (folder / "otmf-1.yaml").write_text(PLANE)
+    (folder / "otmf-1.md").write_text(PLANE_ESSAY)
     real = Path(__file__).parents[2] / "tasks" / "register.yaml"
     (tmp_path / "tasks" / "register.yaml").write_text(real.read_text())
     return tmp_path

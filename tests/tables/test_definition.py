@@ -42,9 +42,9 @@ FAULTS = {
                               "or {rows: [names]}"),
     "figures.samples.make": ("plane figure", "figures.samples.make must be a function in dotted "
                              "form, got 'plane figure'"),
-    "claim": ({}, "claim is not a field of the file; allowed: assumptions, checkpoint, claims, "
-              "columns, data, deviations, evaluations, figures, id, margin, number, paper, "
-              "published, rows, seeds, summary, title; nearest match: claims"),
+    "claim": ({}, "claim is not a field of the file; allowed: checkpoint, claims, columns, data, "
+              "evaluations, figures, id, margin, number, paper, published, rows, seeds, summary, "
+              "title; nearest match: claims"),
 }  # fmt: skip
 
 
@@ -253,6 +253,25 @@ def test_files_that_contradict(root, old, new, sentence):
     with pytest.raises(TableError) as caught:
         find_tables(root)
     assert str(caught.value).startswith(f"tasks/generation/tables/otmf-1.yaml: {sentence}")
+
+
+def test_the_texts_beside_a_table_file(root):
+    table = find_table(root, 12)
+    assert table.deviations == ("400 points less than the paper",)
+    assert table.assumptions == ("widths are ours",)
+    path = root / "tasks/generation/tables/otmf-1.md"
+    text = path.read_text()
+    for old, new, sentence in (
+        ("# Assumptions", "# Asumptions", "asumptions is not a field of the file; allowed: "
+         "assumptions, deviations; nearest match: assumptions"),
+        ("- widths", "widths", "line 8 is no heading, no '- text' and not indented"),
+    ):  # fmt: skip
+        path.write_text(text.replace(old, new))
+        with pytest.raises(TableError) as caught:
+            find_table(root, 12)
+        assert str(caught.value) == f"tasks/generation/tables/otmf-1.md: {sentence}"
+    path.unlink()
+    assert find_table(root, 12).deviations == ()
 
 
 def test_two_files_with_one_number(root):

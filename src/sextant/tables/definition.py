@@ -1,7 +1,8 @@
 """Finds, reads and checks the table files, and says which runs a table asks for.
 
 A table file is `tasks/<family>/tables/<id>.yaml`. It is written before the runs: rows, columns,
-seeds by tier, printed values, margins and claims.
+seeds by tier, printed values, margins and claims. `<id>.md` beside it says what deviates from the
+paper and what was assumed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from sextant.options import Options
 from sextant.schemas import nearest
+from sextant.tables.essay import read_essay
 from sextant.tables.reading import TableError, read
 from sextant.tables.register import Register, read_register
 from sextant.tables.schema import TIERS, TableDefinition
@@ -54,7 +56,8 @@ def load(path: Path, root: Path, register: Register | None = None) -> TableDefin
         TableError: a line for each fault: the file, the field, what was wrong, what is allowed.
     """
     shown = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-    table = read(TableFile, path, shown).definition(shown)
+    essay = read_essay(path.with_suffix(".md"), f"{shown.removesuffix('.yaml')}.md")
+    table = read(TableFile, path, shown).definition(shown, essay)
     faults = [] if table.id == path.stem else [f"id is {table.id!r}, but the file is {path.name}"]
     if register is None:
         return _faultless(table, faults)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from sextant.schemas import Count, Key, Schema, Text, Texts, Wholes, refuse
+from sextant.schemas import Count, Key, Schema, Text, Wholes, refuse
 from sextant.tables import rules
 from sextant.tables.entries import (
     AverageEntry,
@@ -19,6 +19,7 @@ from sextant.tables.entries import (
     RowEntry,
     grid_of,
 )
+from sextant.tables.essay import Essay
 from sextant.tables.schema import TIERS, Checkpoint, Figure, Paper, Published, TableDefinition
 
 Tier = Literal[TIERS]
@@ -36,7 +37,10 @@ RULES = {
 
 
 class TableFile(Schema):
-    """`tasks/<family>/tables/<id>.yaml`; a part's rules know the parts that stand before it."""
+    """`tasks/<family>/tables/<id>.yaml`; a part's rules know the parts that stand before it.
+
+    Deviations and assumptions are texts of `<id>.md` beside it; see `essay`.
+    """
 
     number: Count
     id: Text
@@ -55,8 +59,6 @@ class TableFile(Schema):
     margin: Margins | None = None
     published: dict[str, dict[str, Published]] = Field({}, validate_default=True)
     claims: dict[Key, ClaimEntry] = Field({})
-    deviations: Texts = ()
-    assumptions: Texts = ()
     figures: dict[Key, FigureEntry] = Field({})
 
     @field_validator(*RULES)
@@ -69,8 +71,13 @@ class TableFile(Schema):
             refuse(rule(value, *(info.data[name] for name in needs)))
         return value
 
-    def definition(self, file: str) -> TableDefinition:
-        """The table in the form that is filled; `file` is its path below the project folder."""
+    def definition(self, file: str, essay: Essay) -> TableDefinition:
+        """The table in the form that is filled.
+
+        Args:
+            file: its path below the project folder.
+            essay: the texts beside it.
+        """
         grid = grid_of(self.evaluations, self.columns, self.summary, self.rows)
         tiers = [tier for tier in TIERS if tier in self.seeds]
         return TableDefinition(
@@ -91,8 +98,8 @@ class TableFile(Schema):
             },
             margins=self.margin.of(grid.all_columns) if self.margin else {},
             claims=tuple(entry.claim(key, grid) for key, entry in self.claims.items()),
-            deviations=self.deviations,
-            assumptions=self.assumptions,
+            deviations=essay.deviations,
+            assumptions=essay.assumptions,
             figures=tuple(
                 Figure(key=key, **dict(entry) | {"rows": entry.of(self.rows)})
                 for key, entry in self.figures.items()
