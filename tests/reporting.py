@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from sextant.runs.ledger import Summary
 from sextant.tables.register import read_register
 from sextant.tables.report.contents import Before, Report, RunFiles
 from sextant.tables.schema import TableDefinition
@@ -51,6 +52,7 @@ def report_of(
     for made in ledgers:
         tables.setdefault(made.definition.number, []).append(filled(made))
         records |= made.records
+    records = changes.pop("records", records)
     definitions = {number: found[0].definition for number, found in tables.items()}
 
     def files(run_id: str) -> RunFiles:
@@ -63,6 +65,7 @@ def report_of(
         register=read_register(ROOT),
         definitions=definitions,
         tables=tables,
+        runs={run_id: Summary.of(record) for run_id, record in records.items()},
         records=records,
         stale=frozenset(),
         figures=folder / "figures",

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sextant.errors import UserError
 from sextant.runs.store import disk_errors
@@ -77,6 +77,44 @@ def read(folder: Path, run_ids: Collection[str] | None = None) -> dict[str, dict
                 continue
             records[run_id] = parse(line, f"{path} line {number}")
     return records
+
+
+class Summary(NamedTuple):
+    """What a run is and how it ended; `reason` is empty for a finished one."""
+
+    run_id: str
+    task: str
+    method: str
+    tier: str
+    seed: int
+    status: str
+    reason: str = ""
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Summary:
+        """The summary of a ledger line."""
+        return cls(*(record[name] for name in FIELDS[:6]), record.get("reason") or "")
+
+    @property
+    def outcome(self) -> str:
+        """`done` or `failed (oom)`."""
+        return "done" if self.status == "done" else f"failed ({self.reason or 'error'})"
+
+
+def summaries(folder: Path) -> dict[str, Summary]:
+    """The summary of every run by run id; of a finished run's line no more is parsed.
+
+    Raises:
+        UserError: for a line that is not a ledger line, naming its file and number.
+    """
+    found: dict[str, Summary] = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for number, line in _lines(path):
+            head, _, rest = line.partition(', "scores": ')
+            short = bool(rest) and head.endswith('"status": "done"')
+            record = json.loads(f"{head}}}") if short else parse(line, f"{path} line {number}")
+            found[record["run_id"]] = Summary.of(record)
+    return found
 
 
 def parse(line: str, where: str) -> dict[str, Any]:

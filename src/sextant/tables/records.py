@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from sextant.runs.ledger import Summary
 from sextant.tables.schema import Column, Line
 
 Record = Mapping[str, Any]
@@ -38,9 +39,7 @@ def commit(record: Record) -> str:
 
 def outcome(record: Record) -> str:
     """`done` or `failed (oom)`."""
-    if record["status"] == "done":
-        return "done"
-    return f"failed ({record.get('reason', 'error')})"
+    return Summary.of(record).outcome
 
 
 def run_name(record: Record) -> str:

@@ -15,7 +15,7 @@ from sextant.tables import records, texts
 from sextant.tables.claims import STATUSES
 
 WORDS = {
-    records: ("commit", "duration", "outcome", "run_file"),
+    records: ("outcome", "run_file"),
     texts: (
         *("ARROWS", "SYMBOLS", "cell_text", "column_note", "footers", "groups", "line_name"),
         *("line_texts", "page_stem", "printed_text", "row_label", "seed_list", "subtitle", "title"),

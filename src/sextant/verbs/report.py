@@ -8,9 +8,10 @@ import os
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sextant.tables.definition import TableDefinition, find_tables
 from sextant.tables.table import Table, build
 from sextant.verbs.arguments import read
 from sextant.verbs.sparing import Spared
-from sextant.verbs.tabling import runs_of
+from sextant.verbs.tabling import TableRuns, runs_of
 
 USAGE = """usage: sextant report [against=REVISION|FOLDER]
 
@@ -52,32 +53,27 @@ def main(arguments: list[str]) -> int:
     from sextant.tables.report.contents import Report
     from sextant.tables.report.site import steps, write_site
 
-    records = ledger.read(project.ledger)
-    gc.freeze()  # the ledger stays to the end, so the collector need not walk it again and again
-    stale = stale_runs(project, records)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     console = Console()
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bars:
-        spared, composer = Spared(), Composer(project.conf)
-        definitions = spared.tables(project)
-        planning = bars.add_task("tables", total=len(definitions))
-        tables = {}
-        for definition in definitions:
-            with spared.table():
-                tables[definition.number] = filled(project, composer, definition, records, stale)
-            bars.advance(planning)
-        definitions = [entry for entry in definitions if entry.number in tables]
+        spared = Spared()
+        readable = bars.track(spared.tables(project), description="tables")
+        now = read_state(
+            project, project.ledger, readable, partial(stale_runs, project), spared.table
+        )
+        gc.freeze()  # it stays to the end, so the collector need not walk it again and again
         report = Report(
             register=read_register(project.root),
-            definitions={definition.number: definition for definition in definitions},
-            tables=tables,
-            records=records,
-            stale=stale,
+            definitions=now.definitions,
+            tables=now.tables,
+            runs=now.runs,
+            records=now.records,
+            stale=now.stale,
             figures=project.figures,
             files=run_files(project),
-            before=other_state(project, definitions, asked.options.get("against")),
+            before=other_state(project, now, asked.options.get("against")),
         )
         writing = bars.add_task("pages", total=steps(report))
         folder = project.results / "report"
@@ -86,25 +82,74 @@ def main(arguments: list[str]) -> int:
     return spared.exit_code
 
 
-def filled(
+@dataclass(frozen=True)
+class State:
+    """A ledger seen through the table files: every run in brief, the whole lines of the runs that
+    tables show and of those they start from, and the tables filled at every tier with results."""
+
+    definitions: Mapping[int, TableDefinition]
+    runs: Mapping[str, ledger.Summary]
+    records: Records
+    stale: Collection[str]
+    tables: dict[int, list[Table]]
+
+
+def read_state(
     project: Project,
-    composer: Composer,
+    folder: Path,
+    definitions: Iterable[TableDefinition],
+    stale_of: Callable[[Records], Collection[str]] = lambda records: frozenset(),
+    spared: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> State:
+    """The state of the ledger in a folder, by the settings of a project.
+
+    Args:
+        stale_of: gives the ids of the runs that were made by older code.
+        spared: entered for what is done with one table; a table it gives up is left out.
+    """
+    runs = ledger.summaries(folder)
+    known = {(run.task, run.method, run.tier) for run in runs.values()}
+    composer = Composer(project.conf)
+    planned: list[tuple[TableDefinition, dict[str, TableRuns]]] = []
+    for definition in definitions:
+        with spared():
+            planned.append((definition, _planned(project, definition, composer, runs, known)))
+    asked = (spec for _, tiers in planned for found in tiers.values() for spec in found.specs)
+    wanted = {member.run_id for spec in asked for member in spec.lineage()}
+    records: dict[str, Any] = {}
+    while lacking := (wanted & runs.keys()) - records.keys():
+        found = ledger.read(folder, lacking)
+        records |= found
+        wanted = {str(parent) for record in found.values() for parent in record["parents"]}
+    stale = stale_of(records)
+    tables: dict[int, list[Table]] = {}
+    for definition, tiers in planned:
+        with spared():
+            tables[definition.number] = [
+                build(definition, tier, found.cells, records, stale)
+                for tier, found in tiers.items()
+            ]
+    kept = {d.number: d for d, _ in planned if d.number in tables}
+    return State(kept, runs, records, stale, tables)
+
+
+def _planned(
+    project: Project,
     definition: TableDefinition,
-    records: Records,
-    stale: Collection[str] = frozenset(),
-) -> list[Table]:
-    """The table at every tier with results, lowest first."""
-    known = {(record["task"], record["method"], record["tier"]) for record in records.values()}
+    composer: Composer,
+    runs: Mapping[str, ledger.Summary],
+    known: Collection[tuple[str, str, str]],
+) -> dict[str, TableRuns]:
+    """The runs of a table at every tier with results, lowest first."""
     pairs = [(column.task, row.method) for column in definition.columns for row in definition.rows]
-    tables = []
+    planned = {}
     for tier in definition.seeds:
         # resolving settings takes most of the time, so a tier that nobody ran is left alone
-        if not any((*pair, tier) in known for pair in pairs):
-            continue
-        cells = runs_of(project, definition, tier, composer=composer).cells
-        if any(run_id in records for ids in cells.values() for run_id in ids):
-            tables.append(build(definition, tier, cells, records, stale))
-    return tables
+        if any((*pair, tier) in known for pair in pairs):
+            asked = runs_of(project, definition, tier, composer=composer)
+            if any(spec.run_id in runs for spec in asked.specs):
+                planned[tier] = asked
+    return planned
 
 
 def stale_runs(project: Project, records: Records) -> frozenset[str]:
@@ -137,7 +182,7 @@ def run_files(project: Project):
     return find
 
 
-def other_state(project: Project, now: Sequence[TableDefinition], against: str | None):
+def other_state(project: Project, now: State, against: str | None):
     """The tables of another state of the ledger, or None where none is asked for.
 
     A folder is read with the settings and table files of now, a revision with its own where they
@@ -150,30 +195,22 @@ def other_state(project: Project, now: Sequence[TableDefinition], against: str |
         return None
     from sextant.tables.report.contents import Before
 
-    folder = Path(against)
+    folder, definitions = Path(against), now.definitions.values()
     if folder.is_dir():
         if not any(folder.glob("*.jsonl")):
             raise UserError(f"against={against} is a folder without a ledger: it has no *.jsonl")
-        return Before(against, all_filled(project, now, ledger.read(folder)))
+        return Before(against, read_state(project, folder, definitions).tables)
     with _checked_out(project.root, against) as root:
-        records = ledger.read(root / "results" / "ledger")
+        then = Project(root, root / "results")
         try:
-            then = Project(root, root / "results")
-            return Before(against, all_filled(then, find_tables(root), records))
+            return Before(against, read_state(then, then.ledger, find_tables(root)).tables)
         except UserError as error:
             print(
                 f"the settings and table files of {against} cannot be read as they are read now "
                 f"({error}); its ledger is shown with those of now"
             )
-            return Before(f"{against}, settings of now", all_filled(project, now, records))
-
-
-def all_filled(
-    project: Project, definitions: Sequence[TableDefinition], records: Records
-) -> dict[int, list[Table]]:
-    """Every table at every tier with results, by number."""
-    composer = Composer(project.conf)
-    return {d.number: filled(project, composer, d, records) for d in definitions}
+            tables = read_state(project, then.ledger, definitions).tables
+            return Before(f"{against}, settings of now", tables)
 
 
 @contextmanager

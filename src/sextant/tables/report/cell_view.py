@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sextant.runs.spec import run_command
-from sextant.tables.records import Record, metric_name, settings_of
+from sextant.tables.records import Record, commit, duration, metric_name, outcome
 from sextant.tables.report.charts import CurveChart, Points, curve_chart
-from sextant.tables.report.contents import Report, outline
+from sextant.tables.report.contents import Report, settings_text
 from sextant.tables.report.table_page import Curves
 from sextant.tables.schema import Column, Line, Row
 from sextant.tables.table import Table
@@ -59,11 +59,13 @@ def _runs(
     row = lines[0].row
     planned = table.planned[row.key, column.key]
     done = {seed: table.records[run] for seed, run in planned if run in table.records}
+    metrics = [metric_name(line, column) for line in lines]
     return {
-        "metrics": [metric_name(line, column) for line in lines],
-        "runs": [(seed, run_id, table.records.get(run_id)) for seed, run_id in planned],
-        "stale": report.stale,
-        "score_text": score_text,
+        "metrics": metrics,
+        "runs": [
+            (seed, run_id, _run(report, done[seed], metrics) if seed in done else None)
+            for seed, run_id in planned
+        ],
         "origins": _origins(done),
         "commands": [run_command(column.task, row.method, table.tier, seed) for seed, _ in planned],
         "charts": list(_charts({seed: curves(str(r["run_id"])) for seed, r in done.items()})),
@@ -81,7 +83,19 @@ def _printed(
             yield line.at, printed_text(published, column.digits), published.source
 
 
-def score_text(record: Record, metric: str) -> str:
+def _run(report: Report, record: Record, metrics: Sequence[str]) -> dict[str, Any]:
+    """How a run ended, what it scored, how long it took and from which commit it is."""
+    message = record.get("message")
+    old = " · older code" if record["run_id"] in report.stale else ""
+    return {
+        "ended": f"{outcome(record)}{f': {message}' if message else ''}{old}",
+        "scores": [_score(record, metric) for metric in metrics],
+        "time": duration(record.get("seconds")),
+        "commit": commit(record),
+    }
+
+
+def _score(record: Record, metric: str) -> str:
     """A score with its standard error, as far as the run has them."""
     score = (record.get("scores") or {}).get(metric)
     if score is None:
@@ -118,12 +132,7 @@ def _charts(by_seed: Mapping[int, Mapping[str, Points]]) -> Iterator[CurveChart]
 
 def _settings(done: Mapping[int, Record]) -> list[tuple[str, list[int]]]:
     """The settings, each text once with the seeds that share it."""
-    shared: list[tuple[Mapping[str, Any], list[int]]] = []
+    shared: dict[str, list[int]] = {}
     for seed, record in done.items():
-        own = settings_of(record)
-        same = next((seeds for other, seeds in shared if other == own), None)
-        if same is None:
-            shared.append((own, [seed]))
-        else:
-            same.append(seed)
-    return [(outline(settings), seeds) for settings, seeds in shared]
+        shared.setdefault(settings_text(record), []).append(seed)
+    return list(shared.items())

@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sextant.tables.records import Record
+from sextant.runs.ledger import Summary
+from sextant.tables.records import Record, settings_of
 from sextant.tables.register import Register
 from sextant.tables.report.charts import Points
 from sextant.tables.schema import TableDefinition
@@ -37,13 +39,15 @@ class Report:
     """Everything the pages tell.
 
     `definitions` and `tables` go by number; the tables of a number are those with results, lowest
-    tier first. `records` is the whole ledger by run id, `stale` the ids of runs made by older
-    code, `figures` the folder of drawn figures, `files` finds the files of a run.
+    tier first. `runs` is the whole ledger in brief; `records` are the lines of the runs that have
+    a page, those that tables show and those they start from. `stale` are the ids of runs made by
+    older code, `figures` the folder of drawn figures; `files` finds the files of a run.
     """
 
     register: Register
     definitions: Mapping[int, TableDefinition]
     tables: Mapping[int, Sequence[Table]]
+    runs: Mapping[str, Summary]
     records: Mapping[str, Record]
     stale: Collection[str]
     figures: Path
@@ -72,6 +76,19 @@ def read_curves(path: Path) -> dict[str, Points]:
     return found
 
 
+JSON = json.JSONEncoder(ensure_ascii=False)
+
+
+def settings_text(record: Record) -> str:
+    """The settings of a run without its seed, so that the runs of a cell share them."""
+    return _settings_text(JSON.encode(settings_of(record)))
+
+
+@lru_cache(maxsize=1024)
+def _settings_text(settings: str) -> str:
+    return outline(json.loads(settings))
+
+
 def outline(settings: Mapping[str, Any], depth: int = 0) -> str:
     """Nested settings, one a line, indented by two spaces a level."""
     lines = []
@@ -80,6 +97,6 @@ def outline(settings: Mapping[str, Any], depth: int = 0) -> str:
         if isinstance(value, dict) and value:
             lines.append(f"{'  ' * depth}{key}:\n{outline(value, depth + 1)}")
         else:
-            written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            written = value if isinstance(value, str) else JSON.encode(value)
             lines.append(f"{'  ' * depth}{key}: {written}\n")
     return "".join(lines)

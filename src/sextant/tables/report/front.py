@@ -40,7 +40,7 @@ def front_view(report: Report, empty: Mapping[int, Table]) -> dict[str, Any]:
         papers[entry.paper] += rows or [FrontRow(entry, empty.get(number), False, 0)]
     tiers = {table.tier for tables in report.tables.values() for table in tables}
     highest = [tables[-1] for tables in report.tables.values() if tables]
-    failed = sum(record["status"] != "done" for record in report.records.values())
+    failed = sum(run.status != "done" for run in report.runs.values())
     return {
         "papers": papers,
         "register": report.register,
@@ -50,7 +50,7 @@ def front_view(report: Report, empty: Mapping[int, Table]) -> dict[str, Any]:
             ("Tables", len(report.register.entries)),
             ("built", len(report.definitions)),
             ("with results", len(highest)),
-            ("Runs in the ledger", f"{len(report.records):,}"),
+            ("Runs in the ledger", f"{len(report.runs):,}"),
             ("failed", failed),
         ],
         "claims": sum((table.claim_counts for table in highest), Counter()),

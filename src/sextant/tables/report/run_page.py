@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sextant.runs.ledger import Summary
 from sextant.runs.spec import run_command
-from sextant.tables.records import Record, duration, run_name, settings_of
+from sextant.tables.records import Record, duration, run_file, run_name
 from sextant.tables.report.charts import Points, curve_chart
-from sextant.tables.report.contents import Report, outline
-from sextant.tables.texts import page_stem
+from sextant.tables.report.contents import Report, settings_text
+from sextant.tables.texts import ARROWS, page_stem
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,13 @@ def run_view(
         "record": record,
         "name": run_name(record),
         "uses": uses,
+        "siblings": [
+            (seed, run_file(run_id))
+            for seed, run_id in (uses[0].seeds if uses else ())
+            if run_id != record["run_id"]
+        ],
         "stale": record["run_id"] in report.stale,
+        "scores": list(_scores(record)),
         "whole_commit": commit,
         "origin": list(_origin(record, provenance)),
         "relatives": [
@@ -76,8 +83,17 @@ def run_view(
             for metric, points in curves.items()
         ],
         "pictures": [(file, file.rsplit("/", 1)[-1]) for file in pictures],
-        "settings": outline(settings_of(record)),
+        "settings": settings_text(record),
     }
+
+
+def _scores(record: Record) -> Iterator[tuple[str, str, str, object]]:
+    """Metric with its better direction, value, standard error, and over how many it was taken."""
+    for metric, score in (record.get("scores") or {}).items():
+        error = score.get("standard_error")
+        better = ARROWS.get(str(score.get("better")), "")
+        spread = "–" if error is None else f"{error:.2g}"
+        yield f"{metric} {better}", f"{score['value']:.6g}", spread, score.get("n", "")
 
 
 def _origin(record: Record, provenance: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -92,17 +108,18 @@ def _origin(record: Record, provenance: Mapping[str, Any]) -> Iterator[tuple[str
     yield "Packages", ", ".join(f"{name} {packages[name]}" for name in sorted(packages))
 
 
-def _links(report: Report, run_ids: Sequence[str]) -> list[tuple[str, str | None]]:
-    """Each id with the run's name, or None where the ledger lacks it."""
+def _links(report: Report, run_ids: Sequence[str]) -> list[tuple[str | None, str]]:
+    """The page and name of each run; no page where the ledger lacks it."""
     found = [(str(run_id), report.records.get(str(run_id))) for run_id in run_ids]
-    return [(run_id, record and run_name(record)) for run_id, record in found]
+    return [
+        (run_file(run_id), run_name(record)) if record else (None, run_id)
+        for run_id, record in found
+    ]
 
 
 def runs_view(report: Report, uses: Mapping[str, Sequence[Use]]) -> dict[str, Any]:
     """Every run of the ledger by task, then by method and tier."""
-    tasks: dict[str, dict[tuple[str, str], list[Record]]] = {}
-    for record in report.records.values():
-        key = (str(record["method"]), str(record["tier"]))
-        tasks.setdefault(str(record["task"]), {}).setdefault(key, []).append(record)
-    failed = sum(record["status"] != "done" for record in report.records.values())
-    return {"count": len(report.records), "failed": failed, "tasks": tasks, "uses": uses}
+    tasks: dict[str, dict[tuple[str, str], list[Summary]]] = {}
+    for run in report.runs.values():
+        tasks.setdefault(run.task, {}).setdefault((run.method, run.tier), []).append(run)
+    return {"runs": report.runs, "paged": report.records, "tasks": tasks, "uses": uses}
