@@ -97,3 +97,14 @@ def test_lines_are_json_with_the_agreed_fields(tmp_path):
     ledger.append(tmp_path, record())
     line = json.loads((tmp_path / "toy.jsonl").read_text())
     assert tuple(line) == ledger.FIELDS
+
+
+def test_a_summary_says_what_a_run_is_and_how_it_ended(tmp_path):
+    ledger.append(tmp_path, record("a" * 12))
+    ledger.append(tmp_path, record("b" * 12, status="failed", reason="oom", scores={}))
+    ledger.append(tmp_path, record("c" * 12, status="failed", reason="oom", scores={}))
+    ledger.append(tmp_path, record("c" * 12, seed=3))
+    found = ledger.summaries(tmp_path)
+    assert found == {key: ledger.Summary.of(line) for key, line in ledger.read(tmp_path).items()}
+    assert [run.outcome for run in found.values()] == ["done", "failed (oom)", "done"]
+    assert found["c" * 12].seed == 3
