@@ -96,6 +96,14 @@ def test_fewer_than_two_common_seeds_cannot_decide():
     assert result.remark == "1 seed in common, at least 2 needed"
 
 
+def test_two_equal_differences_cannot_decide():
+    found = compare(cell("a", [1.0, 2.0]), cell("b", [1.5, 2.5]), "better_than", LOWER, 0.0)
+    assert found.status == "inconclusive"
+    assert "two equal differences" in found.remark
+    three = compare(cell("a", [1.0, 2.0, 3.0]), cell("b", [2.0, 3.0, 4.0]), "better_than", LOWER, 0)
+    assert three.status == "holds"
+
+
 def test_no_data_is_not_run():
     empty = cell("b", {}, planned=3)
     result = compare(cell("a", [0.1, 0.2, 0.3]), empty, "better_than", LOWER, 0.0)

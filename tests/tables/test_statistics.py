@@ -41,6 +41,12 @@ def test_the_lower_bound_is_the_paired_one_sided_test_of_scipy(values):
         assert (interval.upper < 0) == (p_below < 0.05)
 
 
+def test_two_equal_differences_decide_nothing():
+    assert not one_sided([0.1, 0.1]).decides
+    assert one_sided([0.1, 0.2]).decides
+    assert one_sided([0.1, 0.1, 0.1]).decides
+
+
 def test_equal_values_have_no_width():
     interval = one_sided([0.1, 0.1, 0.1])
     assert interval.lower == interval.upper == interval.mean == pytest.approx(0.1)

@@ -191,4 +191,5 @@ def verdict(cell: Cell, printed: Published | None, margin: Margin | None, tier: 
     if distance <= margin.absolute:
         return "reproduced"
     reach = spread.upper - spread.mean
-    return "differs" if distance - reach > margin.absolute else "inconclusive"
+    far = distance - reach > margin.absolute and spread.decides
+    return "differs" if far else "inconclusive"

@@ -90,10 +90,12 @@ def compare(
     values = right.values if isinstance(right, Cell) else right
     interval = difference(left.values, values, column)
     if interval is not None:
-        status = decide(interval, relation, margin)
+        status, remark = decide(interval, relation, margin), holes
         if status == "holds" and holes:
             status = "inconclusive"
-        remark = holes
+        if not interval.decides:
+            status, alike = "inconclusive", "two equal differences say nothing of their spread"
+            remark = "; ".join(filter(None, (alike, holes)))
     elif any(not cell.values and not cell.failures for cell in sides):
         status, remark = "not_run", holes
     else:

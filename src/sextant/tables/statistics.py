@@ -87,6 +87,11 @@ class Interval:
     upper: float
     n: int
 
+    @property
+    def decides(self) -> bool:
+        """Whether the bounds mean anything: two equal values say nothing of their spread."""
+        return self.n > 2 or self.lower < self.upper
+
 
 def one_sided(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
     """The mean and its one-sided t bounds, or None for fewer than two values.
