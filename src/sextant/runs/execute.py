@@ -15,7 +15,7 @@ import torch
 
 from sextant.contracts import Examination, Streams
 from sextant.errors import UserError
-from sextant.runs import ledger, provenance, training
+from sextant.runs import code, ledger, provenance, training
 from sextant.runs.build import build
 from sextant.runs.lease import lease
 from sextant.runs.mirror import make_logger
@@ -89,6 +89,7 @@ def _attempt(
         "parents": [parent.run_id for parent in spec.parents.values()],
         "provenance": provenance.collect(surroundings.root, spec.settings, device),
     }
+    begin_anew_with_other_code(folder, record["provenance"]["code"])
     logger = make_logger(surroundings.logger, spec, folder)
     try:
         examination, data, seconds = _study_and_examine(spec, folder, surroundings, logger)
@@ -107,6 +108,17 @@ def _attempt(
     record["seconds"] = round(seconds, 2)
     record["peak_memory_mb"] = round(training.peak_memory_mb(device), 1)
     return record, logger
+
+
+def begin_anew_with_other_code(folder: RunFolder, modules: code.Modules) -> None:
+    """Drops what an earlier attempt with other code left, so that one code computes a result."""
+    digest = code.digest_of(modules)
+    if folder.checkpoint.is_file() and (
+        not folder.code.is_file() or folder.code.read_text().strip() != digest
+    ):
+        print("the code has changed since the checkpoint was written: the run begins anew")
+        folder.checkpoint.unlink()
+    replace_file(folder.code, lambda path: path.write_text(f"{digest}\n"))
 
 
 def _study_and_examine(

@@ -7,15 +7,14 @@ thousand parses ninety lines.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sextant.errors import UserError
-from sextant.runs.store import disk_errors
+from sextant.runs import code
+from sextant.runs.store import append_line
 
 START = '{"run_id": "'
 FIELDS = (
@@ -37,7 +36,7 @@ REASONS = ("diverged", "oom", "timeout", "error")
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Adds a run's line; a write that fails leaves the file as it was.
+    """Adds a run's line; the digests of the modules that computed it are kept once for all lines.
 
     Raises:
         UserError: for a record with a missing field or an unknown status, or a full disk.
@@ -46,20 +45,11 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
     if problem:
         raise UserError(f"a ledger line {problem}")
     ordered = {field: record[field] for field in FIELDS} | dict(record)
-    line = (json.dumps(ordered, ensure_ascii=True, allow_nan=False) + "\n").encode()
-    path = folder / f"{record['task'].split('/')[0]}.jsonl"
-    with disk_errors(path):
-        folder.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = os.fstat(file.fileno()).st_size
-            try:
-                if file.write(line) != len(line):
-                    raise OSError(28, "no space left on device")
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), size)
-                raise
+    modules = record["provenance"].get("code")
+    if isinstance(modules, Mapping):
+        ordered["provenance"] = {**record["provenance"], "code": code.remember(folder, modules)}
+    line = json.dumps(ordered, ensure_ascii=True, allow_nan=False)
+    append_line(folder / f"{record['task'].split('/')[0]}.jsonl", line)
 
 
 def read(folder: Path, run_ids: Collection[str] | None = None) -> dict[str, dict[str, Any]]:

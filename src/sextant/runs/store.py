@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import tempfile
@@ -29,6 +30,11 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         return self.path / "checkpoint.ckpt"
+
+    @property
+    def code(self) -> Path:
+        """The digest of the code that wrote the checkpoint."""
+        return self.path / "code.txt"
 
     @property
     def student(self) -> Path:
@@ -103,6 +109,27 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
             os.replace(beside, path)
         finally:
             beside.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Adds a line under a lock; a write that fails leaves the file as it was.
+
+    Raises:
+        UserError: for a full or read-only disk.
+    """
+    content = (line + "\n").encode()
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, "no space left on device")
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
-from sextant.runs import ledger, provenance
+from sextant.runs import code, ledger
 from sextant.runs.compose import Composer
 from sextant.runs.store import RunFolder
 from sextant.tables.definition import TableDefinition, find_tables
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> int:
         spared = Spared()
         readable = bars.track(spared.tables(project), description="tables")
         now = read_state(
-            project, project.ledger, readable, partial(stale_runs, project), spared.table
+            project, project.ledger, readable, partial(code.stale, ledger=project.ledger), spared.table
         )
         gc.freeze()  # it stays to the end, so the collector need not walk it again and again
         report = Report(
@@ -150,20 +150,6 @@ def _planned(
             if any(spec.run_id in runs for spec in asked.specs):
                 planned[tier] = asked
     return planned
-
-
-def stale_runs(project: Project, records: Records) -> frozenset[str]:
-    """The ids of runs whose code has changed since; each module is looked at once."""
-
-    @cache
-    def changed(module: str, digest: str) -> bool:
-        return bool(provenance.changed_code(project.root, {"code": {module: digest}}))
-
-    return frozenset(
-        run_id
-        for run_id, record in records.items()
-        if any(changed(*entry) for entry in (record["provenance"].get("code") or {}).items())
-    )
 
 
 def run_files(project: Project):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sextant.paths import Project
-from sextant.runs import ledger, provenance
+from sextant.runs import code, ledger
 from sextant.runs.compose import Composer
 from sextant.runs.launch.submissions import recall
 from sextant.runs.plan import FAILED, Plan, make_plan
@@ -107,11 +107,7 @@ def fill(
     """The table as the ledger has it now."""
     wanted = {member.run_id for spec in runs.specs for member in spec.lineage()}
     records = ledger.read(project.ledger, wanted)
-    stale = {
-        run_id
-        for run_id, record in records.items()
-        if provenance.changed_code(project.root, record["provenance"])
-    }
+    stale = code.stale(records, project.ledger)
     return build(definition, tier, runs.cells, records, stale, seeds)
 
 
