@@ -17,6 +17,7 @@ VERBS = {
     "watch": "a live view of what runs now",
     "figures": "draw a table's figures from the saved samples",
     "report": "write results/report/index.html: every table, its claims, plots and runs",
+    "verify": "show that changed code still makes the results, so that they are not stale",
     "wandb": "send offline runs to W&B, or make a table's report there",
     "ledger": "rebuild the ledger from a W&B project",
     "data": "list, fetch or verify data sets",

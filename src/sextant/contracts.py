@@ -31,6 +31,7 @@ class Score:
         n: how many examples it was computed on, at least 1.
         better: which direction is better.
         standard_error: of the value over its `n` examples, where it is known.
+        timed: whether the mark measures time, so that equal runs need not agree on it.
 
     Raises:
         ValueError: for an `n` below 1, a negative standard error or an unknown direction.
@@ -41,6 +42,17 @@ class Score:
     n: int
     better: Better
     standard_error: float | None = None
+    timed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The mark as a ledger line holds it."""
+        fields = {
+            "value": self.value,
+            "n": self.n,
+            "better": self.better,
+            "standard_error": self.standard_error,
+        }
+        return fields | ({"timed": True} if self.timed else {})
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.value):

@@ -93,7 +93,9 @@ class FlowPathExam:
         if callable(getattr(student, "coupling", None)):
             once["pair_cost"] = pair_cost(student.coupling, data, streams, self.pair_batches)
         if hasattr(student, "coupling_seconds"):
-            once["coupling_seconds"] = Score(float(student.coupling_seconds), 1, "lower")
+            once["coupling_seconds"] = Score(
+                float(student.coupling_seconds), 1, "lower", timed=True
+            )
         scores |= once
         scores |= {f"{name}@{max(self.steps)}": score for name, score in once.items()}
         return examination

@@ -144,7 +144,7 @@ def _milliseconds(question: Question, student: Any) -> Score:
     with one_thread():
         question.ask(student)
         seconds = [question.ask(student).seconds for _ in range(REPEATS)]
-    return Score(1000 * statistics.median(seconds), REPEATS, "lower")
+    return Score(1000 * statistics.median(seconds), REPEATS, "lower", timed=True)
 
 
 def _level_arrays(
@@ -210,9 +210,9 @@ class PairsExam:
             "train_gap": _mean([question.gap(answer.cost) for question, answer in train_asked]),
             "gap": _mean([question.gap(answer.cost) for question, answer in asked]),
             "normalised": _mean([question.normalised(answer.cost) for question, answer in asked]),
-            "milliseconds": Score(1000 * own, n, "lower"),
-            "exact_milliseconds": Score(1000 * optimum, n, "lower"),
-            "training_seconds": Score(training, 1, "lower"),
+            "milliseconds": Score(1000 * own, n, "lower", timed=True),
+            "exact_milliseconds": Score(1000 * optimum, n, "lower", timed=True),
+            "training_seconds": Score(training, 1, "lower", timed=True),
         }
         if own < optimum:
             scores["break_even"] = Score(training / (optimum - own), n, "lower")

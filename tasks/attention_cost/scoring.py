@@ -119,17 +119,17 @@ class AttentionCostExam:
         for length, row in rows.items():
             n = counts[length]
             speedups.append(row["softmax_milliseconds"] / row["milliseconds"])
-            scores[f"milliseconds@{length}"] = Score(row["milliseconds"], n, "lower")
-            scores[f"speedup@{length}"] = Score(speedups[-1], n, "higher")
+            scores[f"milliseconds@{length}"] = Score(row["milliseconds"], n, "lower", timed=True)
+            scores[f"speedup@{length}"] = Score(speedups[-1], n, "higher", timed=True)
             scores[f"saved_mb@{length}"] = Score(row["saved_megabytes"], 1, "lower")
             scores[f"peak_mb@{length}"] = Score(row["peak_megabytes"], 1, "lower")
         long = [length for length in rows if length >= self.slope_from]
         if len(long) > 1:
             slope = measuring.log_slope(long, [rows[length]["milliseconds"] for length in long])
-            scores["slope"] = Score(slope, len(long), "lower")
+            scores["slope"] = Score(slope, len(long), "lower", timed=True)
         crossover = measuring.crossing(list(rows), speedups)
         if crossover is not None:
-            scores["crossover"] = Score(crossover, len(rows), "lower")
+            scores["crossover"] = Score(crossover, len(rows), "lower", timed=True)
         return scores
 
 

@@ -97,8 +97,10 @@ class ForgettingExam:
         unlearned = getattr(student, "unlearned", None)
         if unlearned is not None:
             seconds = dict(unlearned.seconds)
-            scores |= {f"seconds_{part}": Score(v, 1, "lower") for part, v in seconds.items()}
-            scores["seconds"] = Score(sum(seconds.values()), 1, "lower")
+            scores |= {
+                f"seconds_{part}": Score(v, 1, "lower", timed=True) for part, v in seconds.items()
+            }
+            scores["seconds"] = Score(sum(seconds.values()), 1, "lower", timed=True)
             columns = measures.forgetting_curve(unlearned.curve)
             arrays |= {f"curve_{name}": column for name, column in columns.items()}
             if seconds and "retrained" in parents:
@@ -218,7 +220,7 @@ class InversionExam:
         if report["batch_norm_distance"] is not None:
             distance = report["batch_norm_distance"]
             scores["batch_norm_distance"] = Score(distance, count, "lower")
-        scores["seconds"] = Score(student.seconds, 1, "lower")
+        scores["seconds"] = Score(student.seconds, 1, "lower", timed=True)
         pixels = _some_pixels(images.inputs, images.labels, data, self.shown)
         return Examination(scores, {"images": pixels})
 

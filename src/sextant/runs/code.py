@@ -91,6 +91,14 @@ class Sources:
             self._fresh = False
         return entry["digest"], entry["imports"]
 
+    def modules(self) -> Modules:
+        """The digest of every file there is."""
+        return {
+            str(path): self._source(path)[0]
+            for folder in self.folders.values()
+            for path in sorted(folder.rglob("*.py"))
+        }
+
     def save(self) -> None:
         """Writes the cache, where there is one that may be written."""
         if self.cache is not None and not self._fresh:

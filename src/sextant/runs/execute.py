@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ def _attempt(
     logger = make_logger(surroundings.logger, spec, folder)
     try:
         examination, data, seconds = _study_and_examine(spec, folder, surroundings, logger)
-        record["scores"] = {name: asdict(score) for name, score in examination.scores.items()}
+        record["scores"] = {name: score.to_json() for name, score in examination.scores.items()}
         record["provenance"]["data"] = data.fingerprints()
         record["status"] = "done"
     except (UserError, training.Interrupted, KeyboardInterrupt):

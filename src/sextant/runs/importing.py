@@ -11,6 +11,7 @@ from typing import Any
 
 from sextant.errors import UserError
 from sextant.runs import identity, ledger
+from sextant.runs.migrations import Migrations, migrate
 from sextant.runs.spec import TIERS
 
 NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
@@ -26,7 +27,9 @@ class Import:
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
-def import_lines(lines: Iterable[tuple[str, str | None]], folder: Path) -> Import:
+def import_lines(
+    lines: Iterable[tuple[str, str | None]], folder: Path, migrations: Migrations | None = None
+) -> Import:
     """Adds what is valid and not here to the ledger.
 
     A local line stays unless it says that the run failed and the other that it was done.
@@ -34,17 +37,20 @@ def import_lines(lines: Iterable[tuple[str, str | None]], folder: Path) -> Impor
     Args:
         lines: the id a run is kept under elsewhere, and its ledger line if it has one.
         folder: the ledger.
+        migrations: what was renamed since the lines were kept.
     """
     outcome = Import()
-    local = ledger.read(folder)
+    records = {}
     for name, line in lines:
         try:
             if line is None:
                 raise UserError("has no ledger line: it has not ended, or is no run of Sextant")
-            record = checked(name, line)
+            records[name] = checked(name, line)
         except UserError as problem:
             outcome.refused.append((name, str(problem)))
-            continue
+    local = ledger.read(folder)
+    for record in migrate(records, migrations or Migrations()).values():
+        name = record["run_id"]
         known = local.get(name)
         if known is None or (known["status"] == "failed" and record["status"] == "done"):
             ledger.append(folder, record)

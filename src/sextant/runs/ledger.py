@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sextant.errors import UserError
 from sextant.runs import code
-from sextant.runs.store import append_line
+from sextant.runs.migrations import Migrations
+from sextant.runs.migrations import migrate as migrate_records
+from sextant.runs.store import append_line, replace_file
 
 START = '{"run_id": "'
 FIELDS = (
@@ -105,6 +108,26 @@ def summaries(folder: Path) -> dict[str, Summary]:
             record = json.loads(f"{head}}}") if short else parse(line, f"{path} line {number}")
             found[record["run_id"]] = Summary.of(record)
     return found
+
+
+def migrate(folder: Path, migrations: Migrations) -> dict[str, str]:
+    """Rewrites every line under today's names; returns the new ids by the former ones."""
+    moved: dict[str, str] = {}
+    records = migrate_records(read(folder), migrations)
+    for path in sorted(folder.glob("*.jsonl")):
+        lines = []
+        for number, line in _lines(path):
+            record = parse(line, f"{path} line {number}")
+            new = records[record["run_id"]]
+            if new["run_id"] != record["run_id"]:
+                moved[record["run_id"]] = new["run_id"]
+                # an earlier line of the run keeps what it says but for the names
+                names = {key: new[key] for key in ("run_id", "spec", "parents", "former_ids")}
+                line = json.dumps(record | names, ensure_ascii=True, allow_nan=False) + "\n"
+            lines.append(line)
+        if moved:
+            replace_file(path, partial(Path.write_text, data="".join(lines)))
+    return moved
 
 
 def parse(line: str, where: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def collect(root: Path, settings: Mapping[str, Any], device: str) -> dict[str, A
         "commit": _git(root, "rev-parse", "HEAD"),
         "dirty": None if changes is None else bool(changes),
         "python": platform.python_version(),
-        "packages": _versions(),
+        "packages": versions(),
         "hardware": hardware(device),
         "device": device,
         "code": code.Sources().of(settings),
@@ -78,7 +78,7 @@ def hardware(device: str) -> dict[str, Any]:
 
 
 @cache
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {}
     for package in PACKAGES:
         try:

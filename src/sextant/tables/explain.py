@@ -108,6 +108,7 @@ def _origin(record: Mapping[str, Any]) -> list[str]:
     commit = str(provenance.get("commit") or "unknown")
     dirty = ", with uncommitted changes" if provenance.get("dirty") else ""
     machine = hardware.get("gpu") if provenance.get("device") == "gpu" else hardware.get("cpu")
+    machine = ", ".join(filter(None, (machine, " ".join(hardware.get("instructions", [])))))
     memory = record.get("peak_memory_mb")
     out = [f"commit {commit}{dirty}"]
     for name, fingerprint in sorted((provenance.get("data") or {}).items()):
@@ -119,6 +120,8 @@ def _origin(record: Mapping[str, Any]) -> list[str]:
         f"{record.get('seconds') or 0:.1f} s on {provenance.get('device', 'cpu')} "
         f"({machine or 'unknown machine'}){peak}"
     )
+    if record.get("former_ids"):
+        out.append("formerly run " + ", ".join(record["former_ids"]))
     parents = record.get("parents") or []
     if parents:
         listed = parents.items() if isinstance(parents, Mapping) else enumerate(parents)

@@ -61,7 +61,11 @@ def main(arguments: list[str]) -> int:
         spared = Spared()
         readable = bars.track(spared.tables(project), description="tables")
         now = read_state(
-            project, project.ledger, readable, partial(code.stale, ledger=project.ledger), spared.table
+            project,
+            project.ledger,
+            readable,
+            partial(code.stale, ledger=project.ledger),
+            spared.table,
         )
         gc.freeze()  # it stays to the end, so the collector need not walk it again and again
         report = Report(
