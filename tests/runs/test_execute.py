@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from sextant.errors import UserError
+from sextant.runs import code, ledger
 from sextant.runs import execute as execution
-from sextant.runs import ledger
-from sextant.runs.execute import execute
+from sextant.runs.execute import begin_anew_with_other_code, execute
 from sextant.runs.store import RunFolder
 from sextant.runs.training import Interrupted, StopRequest
 from tests.toy import line_spec
@@ -33,7 +33,12 @@ def test_a_run_leaves_scores_samples_curves_and_its_line(surroundings):
     folder = RunFolder(surroundings.runs / spec.run_id)
     assert record["status"] == "done"
     assert 0 < record["scores"]["error"]["value"] < 4
-    assert ledger.read(surroundings.ledger)[spec.run_id] == record
+    line = ledger.read(surroundings.ledger)[spec.run_id]
+    assert (
+        code.known(surroundings.ledger)[line["provenance"]["code"]] == record["provenance"]["code"]
+    )
+    line["provenance"]["code"] = record["provenance"]["code"]
+    assert line == record
     assert np.load(folder.samples)["x"].shape == (21, 1)
     assert (folder.pictures / "square.png").is_file()
     assert not folder.checkpoint.exists()
@@ -163,3 +168,17 @@ def test_two_processes_asked_for_one_run_do_it_once(surroundings):
         process.join()
     assert seconds[0] == seconds[1]
     assert len((surroundings.ledger / "toy.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_checkpoint_of_other_code_is_dropped(tmp_path, capsys):
+    folder = RunFolder(tmp_path)
+    modules = {"sextant.runs.training": "0" * 8}
+    folder.checkpoint.write_text("weights")
+    begin_anew_with_other_code(folder, modules)
+    assert not folder.checkpoint.is_file()  # nobody knows what wrote it
+    assert "the run begins anew" in capsys.readouterr().out
+    folder.checkpoint.write_text("weights")
+    begin_anew_with_other_code(folder, modules)
+    assert folder.checkpoint.is_file()
+    begin_anew_with_other_code(folder, {**modules, "tasks.toy": "1" * 8})
+    assert not folder.checkpoint.is_file()
