@@ -16,7 +16,7 @@ def test_results_of_another_checkouts_code_are_refused(tmp_path):
 
 def test_without_git_nothing_is_called_clean(tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "refuse_foreign_code", lambda root: None)
-    found = provenance.collect(tmp_path, {}, "cpu")
+    found = provenance.collect(tmp_path, "cpu")
     assert (found["commit"], found["dirty"]) == (None, None)
     assert found["hardware"]["cores"] >= 1
     assert isinstance(found["hardware"]["instructions"], list)

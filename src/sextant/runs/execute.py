@@ -86,9 +86,11 @@ def _attempt(
         "scores": {},
         "spec": spec.to_json()["settings"],
         "parents": [parent.run_id for parent in spec.parents.values()],
-        "provenance": provenance.collect(surroundings.root, spec.settings, device),
+        "provenance": provenance.collect(surroundings.root, device),
     }
-    begin_anew_with_other_code(folder, record["provenance"]["code"])
+    digest = code.remember(surroundings.ledger, code.Sources().of(spec.settings))
+    record["provenance"]["code"] = digest
+    begin_anew_with_other_code(folder, digest)
     logger = make_logger(surroundings.logger, spec, folder)
     try:
         examination, data, seconds = _study_and_examine(spec, folder, surroundings, logger)
@@ -109,9 +111,8 @@ def _attempt(
     return record, logger
 
 
-def begin_anew_with_other_code(folder: RunFolder, modules: code.Modules) -> None:
+def begin_anew_with_other_code(folder: RunFolder, digest: str) -> None:
     """Drops what an earlier attempt with other code left, so that one code computes a result."""
-    digest = code.digest_of(modules)
     if folder.checkpoint.is_file() and (
         not folder.code.is_file() or folder.code.read_text().strip() != digest
     ):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -19,8 +18,8 @@ PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "POT", "hydra-core")
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_tile", "asimd", "sve")
 
 
-def collect(root: Path, settings: Mapping[str, Any], device: str) -> dict[str, Any]:
-    """The provenance of a run with these settings, carried out now on this machine.
+def collect(root: Path, device: str) -> dict[str, Any]:
+    """The provenance of a run carried out now on this machine, but for its code and data.
 
     Raises:
         UserError: where the code that runs is not that of the checkout at `root`.
@@ -34,7 +33,6 @@ def collect(root: Path, settings: Mapping[str, Any], device: str) -> dict[str, A
         "packages": versions(),
         "hardware": hardware(device),
         "device": device,
-        "code": code.Sources().of(settings),
     }
 
 
