@@ -381,6 +381,13 @@ def test_a_script_hands_over_any_text():
     assert json.loads(match[1]) == {"a": text}
 
 
+def test_templates_styles_and_scripts_can_be_read_in_one_sitting():
+    folder = ROOT / "src" / "sextant" / "tables" / "templates"
+    lines = {p.name: p.read_text().count("\n") for p in folder.rglob("*") if p.is_file()}
+    assert len(lines) > 15
+    assert {name for name, count in lines.items() if count > 350} == set()
+
+
 def test_a_name_that_a_template_lacks_is_an_error():
     with pytest.raises(UndefinedError, match="'up' is undefined"):
         render("run.html", name="x")

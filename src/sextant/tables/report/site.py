@@ -25,7 +25,10 @@ from sextant.tables.schema import TableDefinition
 from sextant.tables.table import Table, build
 from sextant.tables.texts import page_stem
 
-ASSETS = ("style.css", "script.js")
+ASSETS = {
+    "style.css": ("style/base.css", "style/tables.css", "style/charts.css"),
+    "script.js": ("script/site.js", "script/filters.js", "script/grid.js", "script/pairs.js"),
+}
 
 
 class Folder:
@@ -104,8 +107,8 @@ def steps(report: Report) -> int:
 
 
 def _write(report: Report, site: Folder, step: Callable[[], None]) -> None:
-    for name in ASSETS:
-        site.write(name, templating.asset(name))
+    for name, parts in ASSETS.items():
+        site.write(name, "\n".join(map(templating.asset, parts)))
     navigation = [("index.html", "Tables"), ("runs.html", "Runs")]
     navigation += [("changes.html", "Changes")] if report.before else []
 
