@@ -65,21 +65,21 @@ def test_a_ledger_is_rebuilt_completely_from_a_project(results, wandb_server, ca
 
 
 def test_a_run_mirrored_online_comes_back_as_it_was(
-    results, wandb_server, tmp_path, capsys, surroundings_online
+    results, wandb_server, tmp_path, capsys, online_context
 ):
-    record = execute(line_spec(seed=3, method="Solver"), surroundings_online)
+    record = execute(line_spec(seed=3, method="Solver"), online_context)
     assert main(["ledger", "import", "wandb://lab/sextant"]) == 0
     assert wandb_server.complaints == []
     assert ledger.read(results / "ledger") == {record["run_id"]: record}
 
 
 @pytest.fixture
-def surroundings_online(tmp_path):
-    from sextant.runs.surroundings import Surroundings
+def online_context(tmp_path):
+    from sextant.runs.context import RunContext
     from tests.test_watch import TRAINER
 
     settings = {"kind": "wandb", "project": "sextant", "entity": None, "mode": "online"}
-    return Surroundings(ROOT, tmp_path / "elsewhere", tmp_path / "its ledger", TRAINER, settings)
+    return RunContext(ROOT, tmp_path / "elsewhere", tmp_path / "its ledger", TRAINER, settings)
 
 
 def test_what_was_refused_is_said_with_why(results, wandb_server, capsys):

@@ -9,12 +9,12 @@ import pytest
 from sextant.cli import main
 from sextant.paths import Project
 from sextant.runs import ledger
+from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
 from sextant.runs.lease import lease
 from sextant.runs.mirror import LINE, is_sent, offline_copies
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder, write_json
-from sextant.runs.surroundings import Surroundings
 from sextant.tables.definition import find_table
 from sextant.verbs.tabling import runs_of
 from tests.test_watch import TRAINER
@@ -25,13 +25,13 @@ OFFLINE = {"kind": "wandb", "project": "sextant", "entity": None, "mode": "offli
 
 
 @pytest.fixture
-def around(tmp_path, monkeypatch) -> Surroundings:
+def around(tmp_path, monkeypatch) -> RunContext:
     monkeypatch.setenv("SEXTANT_RESULTS", str(tmp_path))
     monkeypatch.chdir(ROOT)
-    return Surroundings(ROOT, tmp_path / "runs", tmp_path / "ledger", TRAINER, OFFLINE)
+    return RunContext(ROOT, tmp_path / "runs", tmp_path / "ledger", TRAINER, OFFLINE)
 
 
-def solved(around: Surroundings, *seeds: int) -> list[RunSpec]:
+def solved(around: RunContext, *seeds: int) -> list[RunSpec]:
     specs = [line_spec(seed=seed, method="Solver") for seed in seeds]
     for spec in specs:
         execute(spec, around)

@@ -18,10 +18,10 @@ from pathlib import Path
 import pytest
 
 from sextant.cli import main
+from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
 from sextant.runs.lease import lease
 from sextant.runs.store import open_folder, write_json
-from sextant.runs.surroundings import Surroundings
 from sextant.runs.watching import Active, Pace, active, ended
 from sextant.verbs.watch import sparkline
 from tests.toy import ROOT, line_spec
@@ -60,13 +60,13 @@ def printed(capsys, monkeypatch, width: int) -> str:
 
 
 def carry_out(runs: Path, steps: int) -> None:
-    surroundings = Surroundings(ROOT, runs, runs.parent / "ledger", TRAINER)
-    execute(line_spec(steps=steps, seconds=0.02), surroundings)
+    context = RunContext(ROOT, runs, runs.parent / "ledger", TRAINER)
+    execute(line_spec(steps=steps, seconds=0.02), context)
 
 
 def test_a_real_run_is_seen_while_it_trains_and_when_it_has_ended(runs):
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=carry_out, args=(runs, 150))
+    processes = multiprocessing.get_context("spawn")
+    process = processes.Process(target=carry_out, args=(runs, 150))
     process.start()
     pace, seen = Pace(), []
     while process.is_alive():
@@ -110,9 +110,9 @@ def test_a_snapshot_names_who_runs_what_and_how_it_goes(runs, capsys, monkeypatc
 
 
 def test_what_ended_says_its_score_or_why_it_failed(runs, capsys, monkeypatch, tmp_path):
-    surroundings = Surroundings(ROOT, runs, tmp_path / "ledger", TRAINER)
-    execute(line_spec(method="Solver"), surroundings)
-    execute(line_spec(seed=1, fails="error"), surroundings)
+    context = RunContext(ROOT, runs, tmp_path / "ledger", TRAINER)
+    execute(line_spec(method="Solver"), context)
+    execute(line_spec(seed=1, fails="error"), context)
     stopped = folder_of(runs, 2)
     with lease(stopped.path / "lease", False):
         at_step(stopped, 40, [1.0])

@@ -26,8 +26,8 @@ from sextant.methods.unlearning.sight import Examples, PixelSpace, forget_accura
 from sextant.paths import Project, find_project
 from sextant.runs.build import build
 from sextant.runs.compose import Composer, merge
+from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
-from sextant.runs.surroundings import Surroundings
 
 GRIDS: dict[str, dict[str, list[Any]]] = {
     "finetune": {"rate": [0.003, 0.01, 0.03, 0.1]},
@@ -103,12 +103,12 @@ class Remembered:
 class Problem:
     """A trained model of a seed, and what settings are judged by."""
 
-    def __init__(self, task: str, seed: int, tier: str, surroundings: Surroundings) -> None:
+    def __init__(self, task: str, seed: int, tier: str, context: RunContext) -> None:
         self.streams = Streams(seed)
-        composer = Composer(surroundings.root / "conf")
+        composer = Composer(context.root / "conf")
         spec = composer.spec(task, "unlearning/original", tier, seed)
-        execute(spec.parents["original"], surroundings)
-        self.parents = {"original": _Loaded(spec.parents["original"], surroundings.runs)}
+        execute(spec.parents["original"], context)
+        self.parents = {"original": _Loaded(spec.parents["original"], context.runs)}
         self.data = build(spec.settings["task"]["data"])
         self.data.begin(self.streams, {})
         inversion = build(spec.settings["task"]["inversion"])
@@ -180,9 +180,7 @@ def main() -> None:
     arguments = parser.parse_args()
     project = find_project()
     trainer = Composer(project.conf).setting("trainer", "default")
-    surroundings = Surroundings(
-        project.root, arguments.runs / "runs", arguments.runs / "ledger", trainer
-    )
+    context = RunContext(project.root, arguments.runs / "runs", arguments.runs / "ledger", trainer)
     console = Console()
     composer = Composer(project.conf)
     with Progress(console=console) as progress:
@@ -190,7 +188,7 @@ def main() -> None:
         total = sum(len(list(settings_of(grids[name]))) for name in arguments.methods)
         bar = progress.add_task("tuning", total=total * len(arguments.seeds))
         problems = [
-            Problem(arguments.task, seed, arguments.tier, surroundings) for seed in arguments.seeds
+            Problem(arguments.task, seed, arguments.tier, context) for seed in arguments.seeds
         ]
         memory: dict[Any, Any] = {}
         for name in arguments.methods:

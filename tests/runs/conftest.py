@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from sextant.runs.surroundings import Surroundings
+from sextant.runs.context import RunContext
 from tests.toy import ROOT
 
 
 @pytest.fixture
-def surroundings(tmp_path) -> Surroundings:
+def context(tmp_path) -> RunContext:
     trainer = {
         "accelerator": "cpu",
         "devices": 1,
@@ -15,4 +15,4 @@ def surroundings(tmp_path) -> Surroundings:
         "checkpoint_steps": None,
         "log_every": 2,
     }
-    return Surroundings(ROOT, tmp_path / "runs", tmp_path / "ledger", trainer)
+    return RunContext(ROOT, tmp_path / "runs", tmp_path / "ledger", trainer)

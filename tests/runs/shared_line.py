@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from sextant.runs.context import RunContext
 from sextant.runs.launch.job import carry_out_in_job
-from sextant.runs.surroundings import Surroundings
 from tests.toy import ROOT, line_spec
 
 TRAINER = {
@@ -62,5 +62,5 @@ def shared_spec(seed: int = 0, steps: int = 40, parents=None, seconds: float = 0
 
 if __name__ == "__main__":
     plan, folder = Path(sys.argv[1]), Path(sys.argv[2])
-    surroundings = Surroundings(ROOT, folder / "runs", folder / "ledger", TRAINER)
-    carry_out_in_job(plan, 0, surroundings, False)
+    context = RunContext(ROOT, folder / "runs", folder / "ledger", TRAINER)
+    carry_out_in_job(plan, 0, context, False)

@@ -1,4 +1,4 @@
-"""A run is what it computes: ids ignore spelling and surroundings, and notice everything else."""
+"""A run is what it computes: ids ignore spelling and context, and notice everything else."""
 
 from __future__ import annotations
 

@@ -21,9 +21,9 @@ ONLINE = OFFLINE | {"mode": "online"}
 
 
 @pytest.fixture
-def mirrored(surroundings):
-    """The toy's surroundings with these logger settings."""
-    return lambda settings, **more: replace(surroundings, logger=settings | more)
+def mirrored(context):
+    """The toy's context with these logger settings."""
+    return lambda settings, **more: replace(context, logger=settings | more)
 
 
 @pytest.fixture
@@ -48,17 +48,17 @@ def stops_at_step(monkeypatch):
     return arrange
 
 
-def folder_of(surroundings, spec) -> RunFolder:
-    return RunFolder(surroundings.runs / spec.run_id)
+def folder_of(context, spec) -> RunFolder:
+    return RunFolder(context.runs / spec.run_id)
 
 
 def losses(run) -> dict[int, float]:
     return {row["trainer/global_step"] + 1: row["loss"] for row in run.history if "loss" in row}
 
 
-def send(surroundings, wandb_server) -> None:
+def send(context, wandb_server) -> None:
     class Project:
-        conf, runs = ROOT / "conf", surroundings.runs
+        conf, runs = ROOT / "conf", context.runs
 
     assert sync(Project) == 0
     assert wandb_server.complaints == []

@@ -13,72 +13,72 @@ from sextant.runs import ledger
 from sextant.runs.execute import execute
 from sextant.runs.launch import local
 from sextant.runs.launch.progress import Progress
-from sextant.runs.plan import freeze, make_plan, thaw
+from sextant.runs.plan import make_plan, read_plan, write_plan
 from sextant.runs.store import RunFolder
 from tests.toy import line_spec
 
 
-def planned(surroundings, *specs):
-    return make_plan(specs, surroundings.ledger, surroundings.runs)
+def planned(context, *specs):
+    return make_plan(specs, context.ledger, context.runs)
 
 
-def launched(surroundings, tmp_path, specs, workers=2):
-    plan = freeze(specs, tmp_path / "plans", "toy")
+def launched(context, tmp_path, specs, workers=2):
+    plan = write_plan(specs, tmp_path / "plans", "toy")
     console = Console(file=io.StringIO(), width=200)
     progress = Progress(specs, lambda spec: None, workers, console=console)
-    outcome = local.launch(plan, specs, surroundings, workers, progress)
+    outcome = local.launch(plan, specs, context, workers, progress)
     return outcome, console.file.getvalue()
 
 
-def test_a_plan_wants_parents_first_and_drops_what_is_done(surroundings):
+def test_a_plan_wants_parents_first_and_drops_what_is_done(context):
     parent = line_spec()
     children = [line_spec(seed=seed, parents={"start": parent}) for seed in (1, 2)]
-    plan = planned(surroundings, *children)
+    plan = planned(context, *children)
     assert [spec.run_id for spec in plan.to_run()] == [spec.run_id for spec in (parent, *children)]
-    execute(parent, surroundings)
-    execute(children[0], surroundings)
-    assert planned(surroundings, *children).to_run() == [children[1]]
+    execute(parent, context)
+    execute(children[0], context)
+    assert planned(context, *children).to_run() == [children[1]]
 
 
-def test_a_finished_parent_without_weights_is_made_again(surroundings):
+def test_a_finished_parent_without_weights_is_made_again(context):
     parent = line_spec()
     child = line_spec(seed=1, parents={"start": parent})
-    execute(parent, surroundings)
-    RunFolder(surroundings.runs / parent.run_id).student.unlink()
-    assert planned(surroundings, child).to_run() == [parent, child]
-    execute(parent, surroundings)
-    assert planned(surroundings, child).to_run() == [child]
-    assert len((surroundings.ledger / "toy.jsonl").read_text().splitlines()) == 1
+    execute(parent, context)
+    RunFolder(context.runs / parent.run_id).student.unlink()
+    assert planned(context, child).to_run() == [parent, child]
+    execute(parent, context)
+    assert planned(context, child).to_run() == [child]
+    assert len((context.ledger / "toy.jsonl").read_text().splitlines()) == 1
 
 
-def test_failures_run_again_only_on_retry(surroundings):
+def test_failures_run_again_only_on_retry(context):
     spec = line_spec(fails="error")
-    execute(spec, surroundings)
-    plan = planned(surroundings, spec)
+    execute(spec, context)
+    plan = planned(context, spec)
     assert plan.to_run() == []
     assert plan.to_run(retry=True) == [spec]
 
 
 def test_an_edited_plan_is_refused(tmp_path):
-    path = freeze([line_spec()], tmp_path, "toy")
+    path = write_plan([line_spec()], tmp_path, "toy")
     content = json.loads(path.read_text())
     content["runs"][0]["settings"]["seed"] = 7
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match="edited"):
-        thaw(path)
+        read_plan(path)
     with pytest.raises(UserError, match="no frozen plan"):
-        thaw(tmp_path / "none.json")
+        read_plan(tmp_path / "none.json")
 
 
-def test_the_launcher_carries_out_a_plan(surroundings, tmp_path):
+def test_the_launcher_carries_out_a_plan(context, tmp_path):
     parent = line_spec()
     broken = line_spec(seed=9, fails="error")
     orphan = line_spec(seed=3, parents={"start": broken})
     dying = line_spec(seed=4, fails="die")
     child = line_spec(seed=1, parents={"start": parent})
     specs = [parent, broken, dying, child, orphan]
-    outcome, printed = launched(surroundings, tmp_path, specs)
-    records = ledger.read(surroundings.ledger)
+    outcome, printed = launched(context, tmp_path, specs)
+    records = ledger.read(context.ledger)
     assert records[parent.run_id]["status"] == records[child.run_id]["status"] == "done"
     assert records[broken.run_id]["reason"] == "error"
     assert records[dying.run_id]["reason"] == "oom"
@@ -88,5 +88,5 @@ def test_the_launcher_carries_out_a_plan(surroundings, tmp_path):
     assert "did not finish" in outcome.refused[0]
     assert "[1/5] toy/line toy/line seed" in printed
     assert "its process died (-9), resuming" in printed
-    log = RunFolder(surroundings.runs / broken.run_id).log.read_text()
+    log = RunFolder(context.runs / broken.run_id).log.read_text()
     assert "IndexError" in log

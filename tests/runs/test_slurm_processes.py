@@ -14,7 +14,7 @@ from sextant.errors import UserError
 from sextant.runs import ledger
 from sextant.runs.execute import execute
 from sextant.runs.launch.distributed import share_of
-from sextant.runs.plan import freeze
+from sextant.runs.plan import write_plan
 from sextant.runs.store import RunFolder
 from tests.runs.shared_line import shared_spec
 from tests.toy import ROOT
@@ -42,18 +42,18 @@ def two_processes(plan, folder) -> list[subprocess.Popen]:
     ]
 
 
-def test_two_processes_share_every_batch_and_end_where_one_does(surroundings, tmp_path):
+def test_two_processes_share_every_batch_and_end_where_one_does(context, tmp_path):
     parent = shared_spec(steps=10)
-    execute(parent, surroundings)
+    execute(parent, context)
     child = shared_spec(seed=1, steps=60, parents={"start": parent})
     folder = tmp_path / "two"
     (folder / "runs").mkdir(parents=True)
-    (folder / "runs" / parent.run_id).symlink_to(surroundings.runs / parent.run_id)
-    processes = two_processes(freeze([child], tmp_path / "plans", "toy"), folder)
+    (folder / "runs" / parent.run_id).symlink_to(context.runs / parent.run_id)
+    processes = two_processes(write_plan([child], tmp_path / "plans", "toy"), folder)
     for process in processes:
         _, complaint = process.communicate(timeout=120)
         assert process.returncode == 0, complaint
-    alone = execute(child, surroundings)
+    alone = execute(child, context)
     (together,) = ledger.read(folder / "ledger").values()
     assert together["run_id"] == alone["run_id"]
     assert together["scores"]["error"]["value"] == pytest.approx(
@@ -61,7 +61,7 @@ def test_two_processes_share_every_batch_and_end_where_one_does(surroundings, tm
     )
     ours, theirs = (
         torch.load(RunFolder(runs / child.run_id).student)
-        for runs in (folder / "runs", surroundings.runs)
+        for runs in (folder / "runs", context.runs)
     )
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)

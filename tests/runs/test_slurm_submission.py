@@ -17,8 +17,8 @@ from sextant.runs.compose import Composer
 from sextant.runs.launch import slurm
 from sextant.runs.launch.cluster import Cluster, read_cluster
 from sextant.runs.launch.cost import Estimator
-from sextant.runs.launch.submissions import recall, remember
-from sextant.runs.plan import Plan
+from sextant.runs.launch.submissions import read_submissions, record_submissions
+from sextant.runs.plan import RunPlan
 from sextant.verbs.submitting import arrays, sort_out
 from tests.toy import ROOT, line_spec
 
@@ -94,14 +94,14 @@ def test_generations_put_children_after_parents(family):
     assert slurm.generations([grandchild, parent, child, other]) == [[1, 3], [2], [0]]
 
 
-def test_runs_share_an_array_when_they_ask_and_wait_for_the_same(surroundings):
+def test_runs_share_an_array_when_they_ask_and_wait_for_the_same(context):
     one, other = line_spec(), line_spec(seed=1)
     long, gpu = line_spec(seed=2, time_limit=3000), replace(line_spec(seed=3), needs_gpu=True)
     children = [line_spec(seed=seed, parents={"start": one}) for seed in (4, 5)]
     stranger = line_spec(seed=6, parents={"start": other})
     specs = [one, other, long, gpu, *children, stranger]
     jobs = {one.run_id: "7_0", other.run_id: "7_1"}
-    found = slurm.groups(specs, range(len(specs)), Cluster(), jobs, surroundings)
+    found = slurm.groups(specs, range(len(specs)), Cluster(), jobs, context)
     assert [(r.minutes, r.needs_gpu, parents, runs) for r, parents, runs in found] == [
         (31, False, (), [0, 1]),
         (80, False, (), [2]),
@@ -111,9 +111,9 @@ def test_runs_share_an_array_when_they_ask_and_wait_for_the_same(surroundings):
     ]
 
 
-def test_an_array_stays_below_what_slurm_takes(surroundings):
+def test_an_array_stays_below_what_slurm_takes(context):
     specs = [line_spec(seed=seed) for seed in range(2)] * 1200
-    found = slurm.groups(specs, range(2400), Cluster(), {}, surroundings)
+    found = slurm.groups(specs, range(2400), Cluster(), {}, context)
     sizes = [len(runs) for _, _, runs in found]
     assert sizes == [1000, 1000, 400]
 
@@ -134,9 +134,9 @@ def test_parameters_ask_for_gpus_only_where_they_are_needed():
     assert "dependency" not in small["slurm_additional_parameters"]
 
 
-def test_a_run_over_several_processes_asks_for_all_of_them(surroundings):
+def test_a_run_over_several_processes_asks_for_all_of_them(context):
     trainer = Composer(ROOT / "conf").setting("trainer", "ddp")
-    several = replace(surroundings, trainer=trainer | {"nodes": 2, "processes_per_node": 4})
+    several = replace(context, trainer=trainer | {"nodes": 2, "processes_per_node": 4})
     ((resources, _, _),) = slurm.groups(
         [replace(line_spec(), needs_gpu=True)], [0], Cluster(), {}, several
     )
@@ -150,6 +150,7 @@ def test_a_trainer_over_two_nodes_is_what_sbatch_is_asked_for(tmp_path, monkeypa
     for name, line in (
         ("sbatch", 'cp "$1" "$0.script"; echo Submitted batch job 7'),
         ("squeue", ""),
+        ("srun", ""),
     ):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
@@ -167,10 +168,10 @@ def test_a_trainer_over_two_nodes_is_what_sbatch_is_asked_for(tmp_path, monkeypa
     assert "--kill-on-bad-exit=1" in script
 
 
-def test_without_sbatch_there_is_a_sentence(surroundings, tmp_path, monkeypatch):
+def test_without_sbatch_there_is_a_sentence(context, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="needs the command sbatch"):
-        slurm.launch(tmp_path / "plan.json", [line_spec()], surroundings, Cluster(), tmp_path)
+        slurm.launch(tmp_path / "plan.json", [line_spec()], context, Cluster(), tmp_path)
 
 
 def test_each_run_is_sent_once_and_no_orphan_at_all(family):
@@ -178,7 +179,7 @@ def test_each_run_is_sent_once_and_no_orphan_at_all(family):
 
     def sorted_out(states, waiting, queued=()):
         names = {spec.run_id: state for spec, state in zip(family, states, strict=True)}
-        found = sort_out(Plan(family, names, {}), waiting, dict.fromkeys(queued, "7"))
+        found = sort_out(RunPlan(family, names, {}), waiting, dict.fromkeys(queued, "7"))
         return list(found.to_send), list(found.already), list(found.refused)
 
     missing = ("missing",) * 3
@@ -192,9 +193,9 @@ def test_each_run_is_sent_once_and_no_orphan_at_all(family):
 
 
 def test_submissions_are_remembered_by_run_and_the_last_counts(tmp_path):
-    remember(tmp_path, "sextant-a", tmp_path / "a", {"x": "7_0", "y": "7_1"})
-    remember(tmp_path, "sextant-b", tmp_path / "b", {"y": "9"})
-    found = recall(tmp_path)
+    record_submissions(tmp_path, "sextant-a", tmp_path / "a", {"x": "7_0", "y": "7_1"})
+    record_submissions(tmp_path, "sextant-b", tmp_path / "b", {"y": "9"})
+    found = read_submissions(tmp_path)
     assert {run_id: (sent.job, sent.name) for run_id, sent in found.items()} == {
         "x": ("7_0", "sextant-a"),
         "y": ("9", "sextant-b"),
@@ -258,7 +259,9 @@ def test_retry_failed_plans_failed_and_lost_runs_alone(tmp_path, monkeypatch, ca
         )
         for method in ("mean_flow", "flow_matching")
     ]
-    remember(tmp_path / "slurm", "sextant-a", tmp_path / "slurm/a", {specs[0].run_id: "7"})
+    record_submissions(
+        tmp_path / "slurm", "sextant-a", tmp_path / "slurm/a", {specs[0].run_id: "7"}
+    )
     record = {
         "run_id": specs[1].run_id, "task": specs[1].task, "method": specs[1].method,
         "tier": "smoke", "seed": 0, "status": "failed", "reason": "oom", "message": "no room",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sextant.runs.surroundings import Surroundings
+from sextant.runs.context import RunContext
 from tests.slurm import one_machine
 from tests.slurm.launched import slurm, wait_for
 from tests.toy import ROOT
@@ -48,7 +48,7 @@ def cluster(one_machine_cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def surroundings(tmp_path) -> Surroundings:
+def context(tmp_path) -> RunContext:
     trainer = {
         "accelerator": "cpu",
         "devices": 1,
@@ -56,4 +56,4 @@ def surroundings(tmp_path) -> Surroundings:
         "checkpoint_steps": None,
         "log_every": 50,
     }
-    return Surroundings(ROOT, tmp_path / "runs", tmp_path / "ledger", trainer)
+    return RunContext(ROOT, tmp_path / "runs", tmp_path / "ledger", trainer)

@@ -12,10 +12,10 @@ import torch
 from sextant.runs import ledger
 from sextant.runs.launch import queue
 from sextant.runs.launch.cluster import Cluster
+from sextant.runs.launch.run_status import StatusReader
 from sextant.runs.launch.slurm import launch
-from sextant.runs.launch.standing import Standings
-from sextant.runs.launch.submissions import recall
-from sextant.runs.plan import freeze, make_plan
+from sextant.runs.launch.submissions import read_submissions
+from sextant.runs.plan import make_plan, write_plan
 from sextant.runs.store import RunFolder, read_json
 
 SMALL = Cluster(cpus=1, memory_gb=1, minutes=10)
@@ -36,27 +36,27 @@ def wait_for(happens: Callable[[], bool], what: str, seconds: float = 240) -> No
 class Launched:
     """Runs that were submitted, and what is to be known of them."""
 
-    def __init__(self, folder: Path, surroundings, specs, cluster=SMALL, **more) -> None:
-        self.specs, self.surroundings, self.logs = specs, surroundings, folder / "slurm"
-        self.plan = freeze(specs, folder / "plans", "toy")
-        self.jobs = launch(self.plan, specs, surroundings, cluster, self.logs, **more)
+    def __init__(self, folder: Path, context, specs, cluster=SMALL, **more) -> None:
+        self.specs, self.context, self.logs = specs, context, folder / "slurm"
+        self.plan = write_plan(specs, folder / "plans", "toy")
+        self.jobs = launch(self.plan, specs, context, cluster, self.logs, **more)
 
     def folder(self, spec) -> RunFolder:
-        return RunFolder(self.surroundings.runs / spec.run_id)
+        return RunFolder(self.context.runs / spec.run_id)
 
     def record(self, spec):
-        return ledger.read(self.surroundings.ledger).get(spec.run_id)
+        return ledger.read(self.context.ledger).get(spec.run_id)
 
     def job_said(self, spec) -> str:
-        log = recall(self.logs)[spec.run_id].log
+        log = read_submissions(self.logs)[spec.run_id].log
         return log.read_text() if log.is_file() else ""
 
-    def standing(self, spec) -> tuple[str, str]:
-        standings = Standings(
-            self.surroundings.runs, recall(self.logs), queue.read_queue(), lambda spec: None
+    def status(self, spec) -> tuple[str, str]:
+        reader = StatusReader(
+            self.context.runs, read_submissions(self.logs), queue.read_queue(), lambda spec: None
         )
-        plan = make_plan(self.specs, self.surroundings.ledger, self.surroundings.runs)
-        found = next(one for one in standings.of(plan) if one.spec.run_id == spec.run_id)
+        plan = make_plan(self.specs, self.context.ledger, self.context.runs)
+        found = next(one for one in reader.of(plan) if one.spec.run_id == spec.run_id)
         return found.state, found.note
 
     def wait_until_it_trains(self, spec, step: int = 10) -> None:
@@ -70,5 +70,5 @@ class Launched:
         wait_for(lambda: not queue.read_queue(), "the queue to empty")
 
 
-def weights(surroundings, spec):
-    return torch.load(RunFolder(surroundings.runs / spec.run_id).student)
+def weights(context, spec):
+    return torch.load(RunFolder(context.runs / spec.run_id).student)

@@ -14,8 +14,8 @@ import torch
 
 from sextant.runs import ledger
 from sextant.runs.launch import queue
-from sextant.runs.launch.submissions import recall
-from sextant.runs.plan import thaw
+from sextant.runs.launch.submissions import read_submissions
+from sextant.runs.plan import read_plan
 from tests.slurm.launched import slurm, wait_for
 from tests.toy import ROOT
 
@@ -57,7 +57,7 @@ def wait_for_the_queue() -> None:
 def test_an_array_of_smoke_runs_fills_a_row_and_is_sent_once(results):
     said = sextant("reproduce", *ONE_ROW, "where=slurm")
     assert "submitting 3, at most 3 at once: no run like these was timed yet" in said
-    array = next(iter(recall(results / "slurm").values())).job.split("_")[0]
+    array = next(iter(read_submissions(results / "slurm").values())).job.split("_")[0]
     assert f"submitted {array}_[0-2]" in said
     jobs = set(queue.read_queue())
     again = sextant("reproduce", *ONE_ROW, "where=slurm")
@@ -81,7 +81,7 @@ def test_what_was_frozen_runs_whatever_is_edited_after_the_launch(results, main_
         shutil.copytree(ROOT / part, checkout / part)
     one = ["12", "tier=smoke", "rows=mean_flow", "columns=moons"]
     sextant("reproduce", *one, "where=slurm", folder=checkout)
-    (spec,) = thaw(next((results / "plans").glob("*.json")))
+    (spec,) = read_plan(next((results / "plans").glob("*.json")))
     budget = checkout / "conf/task/generation/eight_gaussians_to_moons.yaml"
     steps = spec.settings["budget"]["steps"]
     budget.write_text(budget.read_text().replace(f"steps: {steps}", f"steps: {steps + 1}"))
@@ -96,7 +96,7 @@ def test_what_was_frozen_runs_whatever_is_edited_after_the_launch(results, main_
 
 def test_retry_failed_sends_failed_runs_alone(results, main_is_down):
     sextant("reproduce", *ONE_ROW, "columns=moons", "where=slurm")
-    (spec,) = thaw(next((results / "plans").glob("*.json")))
+    (spec,) = read_plan(next((results / "plans").glob("*.json")))
     slurm("scancel", "--quiet", "--user", str(os.getuid()))
     wait_for_the_queue()
     line = (ROOT / "results/ledger/generation.jsonl").read_text().splitlines()[0]

@@ -16,11 +16,11 @@ from sextant.contracts import Examination, Streams
 from sextant.errors import UserError
 from sextant.runs import code, ledger, provenance, training
 from sextant.runs.build import build
+from sextant.runs.context import RunContext
 from sextant.runs.lease import lease
 from sextant.runs.mirror import make_logger
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder, replace_file, write_json
-from sextant.runs.surroundings import Surroundings
 
 
 class FinishedParent:
@@ -37,7 +37,7 @@ class FinishedParent:
         return student.eval().requires_grad_(False)
 
 
-def execute(spec: RunSpec, surroundings: Surroundings, again: bool = False) -> dict[str, Any]:
+def execute(spec: RunSpec, context: RunContext, again: bool = False) -> dict[str, Any]:
     """Carries out a run, or returns its ledger line if it has ended before.
 
     Args:
@@ -48,16 +48,16 @@ def execute(spec: RunSpec, surroundings: Surroundings, again: bool = False) -> d
         sextant.runs.training.Interrupted: the run was asked to stop and can be resumed.
         UserError: the settings cannot be built, a parent is missing, or the disk is full.
     """
-    folder = open_folder(surroundings.runs, spec)
-    with lease(folder.path / "lease", surroundings.wait, surroundings.on_wait):
+    folder = open_folder(context.runs, spec)
+    with lease(folder.path / "lease", context.wait, context.on_wait):
         mirror = None
         record = None if again else folder.finished()
         if record is None or (record["status"] == "done" and not folder.student.is_file()):
-            record, mirror = _attempt(spec, folder, surroundings)
+            record, mirror = _attempt(spec, folder, context)
             write_json(folder.result, record)
-        known = ledger.read(surroundings.ledger, [spec.run_id]).get(spec.run_id)
+        known = ledger.read(context.ledger, [spec.run_id]).get(spec.run_id)
         if known is None or _outcome(known) != _outcome(record):
-            ledger.append(surroundings.ledger, record)
+            ledger.append(context.ledger, record)
         if mirror is not None:
             mirror.finish(record)
     return record
@@ -67,16 +67,14 @@ def _outcome(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return record["status"], record.get("reason"), record["scores"]
 
 
-def _attempt(
-    spec: RunSpec, folder: RunFolder, surroundings: Surroundings
-) -> tuple[dict[str, Any], Any]:
+def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dict[str, Any], Any]:
     """Trains and examines; what goes wrong with the run itself becomes its result.
 
     Returns:
         The ledger line, and the mirror that still has to be told of it.
     """
     started = time.monotonic()
-    device = device_of(surroundings.trainer["accelerator"])
+    device = device_of(context.trainer["accelerator"])
     record: dict[str, Any] = {
         "run_id": spec.run_id,
         "task": spec.task,
@@ -86,14 +84,14 @@ def _attempt(
         "scores": {},
         "spec": spec.to_json()["settings"],
         "parents": [parent.run_id for parent in spec.parents.values()],
-        "provenance": provenance.collect(surroundings.root, device),
+        "provenance": provenance.collect(context.root, device),
     }
-    digest = code.remember(surroundings.ledger, code.Sources().of(spec.settings))
+    digest = code.remember(context.ledger, code.Sources().of(spec.settings))
     record["provenance"]["code"] = digest
     begin_anew_with_other_code(folder, digest)
-    logger = make_logger(surroundings.logger, spec, folder)
+    logger = make_logger(context.logger, spec, folder)
     try:
-        examination, data, seconds = _study_and_examine(spec, folder, surroundings, logger)
+        examination, data, seconds = _study_and_examine(spec, folder, context, logger)
         record["scores"] = {name: score.to_json() for name, score in examination.scores.items()}
         record["provenance"]["data"] = data.fingerprints()
         record["status"] = "done"
@@ -122,11 +120,11 @@ def begin_anew_with_other_code(folder: RunFolder, digest: str) -> None:
 
 
 def _study_and_examine(
-    spec: RunSpec, folder: RunFolder, surroundings: Surroundings, logger: Any
+    spec: RunSpec, folder: RunFolder, context: RunContext, logger: Any
 ) -> tuple[Examination, Any, float]:
     settings = spec.settings
     streams = Streams(spec.seed)
-    parents = _finished_parents(spec, surroundings.runs)
+    parents = _finished_parents(spec, context.runs)
     data = build(settings["task"]["data"])
     data.begin(streams, parents)
     training.seed_initialisation(spec.seed)
@@ -141,9 +139,9 @@ def _study_and_examine(
                 data,
                 folder,
                 settings["budget"]["steps"],
-                surroundings.trainer,
+                context.trainer,
                 spec.time_limit,
-                surroundings.report,
+                context.report,
                 stop,
                 logger.lightning,
             )

@@ -19,7 +19,7 @@ DONE, FAILED, MISSING, PARENT = "done", "failed", "missing", "parent's weights a
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """The runs a table wants, parents first, and what is known of each.
 
     `states` says of each run id: done, failed, missing, or that a finished parent has to be made
@@ -40,7 +40,7 @@ class Plan:
         return Counter(self.states.values())
 
 
-def make_plan(wanted: Iterable[RunSpec], ledger_folder: Path, runs_folder: Path) -> Plan:
+def make_plan(wanted: Iterable[RunSpec], ledger_folder: Path, runs_folder: Path) -> RunPlan:
     """Compares the runs wanted, and the parents they need, with the ledger and the run folders."""
     specs: dict[str, RunSpec] = {}
     for spec in wanted:
@@ -54,14 +54,14 @@ def make_plan(wanted: Iterable[RunSpec], ledger_folder: Path, runs_folder: Path)
                 weights = RunFolder(runs_folder / parent.run_id).student
                 if states[parent.run_id] == DONE and not weights.is_file():
                     states[parent.run_id] = PARENT
-    return Plan(tuple(specs.values()), states, records)
+    return RunPlan(tuple(specs.values()), states, records)
 
 
 def _state(record: Mapping[str, Any] | None) -> str:
     return MISSING if record is None else record["status"]
 
 
-def freeze(runs: Iterable[RunSpec], folder: Path, name: str) -> Path:
+def write_plan(runs: Iterable[RunSpec], folder: Path, name: str) -> Path:
     """Writes the runs as they are resolved now; workers carry out this file, whatever is edited."""
     frozen = [spec.to_json() for spec in runs]
     identity = run_id({"runs": [entry["run_id"] for entry in frozen]}, {})
@@ -70,7 +70,7 @@ def freeze(runs: Iterable[RunSpec], folder: Path, name: str) -> Path:
     return path
 
 
-def thaw(path: Path) -> list[RunSpec]:
+def read_plan(path: Path) -> list[RunSpec]:
     """The runs of a frozen plan; refuses one whose settings no longer give their ids."""
     if not path.is_file():
         raise UserError(f"there is no frozen plan at {path}")

@@ -27,13 +27,17 @@ def carry_out(frozen: Mapping[str, Any], folder: Path, root: Path) -> dict[str, 
     """One run and the parents it starts from; what was carried out before is not done again."""
     from sextant.runs.execute import execute
     from sextant.runs.spec import RunSpec
-    from sextant.runs.surroundings import Surroundings
 
-    surroundings = Surroundings(root, folder / "runs", folder / "ledger", TRAINER)
+    try:
+        from sextant.runs.context import RunContext
+    except ImportError:  # as it was called in code of before
+        from sextant.runs.surroundings import Surroundings as RunContext
+
+    context = RunContext(root, folder / "runs", folder / "ledger", TRAINER)
     spec = RunSpec.from_json(frozen)
     record: Mapping[str, Any] = {}
     for member in spec.lineage():
-        record = execute(member, surroundings)
+        record = execute(member, context)
         if record["status"] != "done":
             break
     return {

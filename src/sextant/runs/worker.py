@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
-from sextant.runs.plan import thaw
+from sextant.runs.context import RunContext
+from sextant.runs.plan import read_plan
 from sextant.runs.store import open_folder
-from sextant.runs.surroundings import Surroundings
 
-frozen = cache(thaw)
+runs_of_plan = cache(read_plan)
 
 
-def work(connection: Connection, surroundings: Surroundings) -> None:
+def work(connection: Connection, context: RunContext) -> None:
     """Takes (plan file, index, again) jobs until the connection closes; tells how each goes.
 
     Messages: ("progress", step, steps, metrics), ("waiting", owner), and to end a job
@@ -35,8 +35,8 @@ def work(connection: Connection, surroundings: Surroundings) -> None:
         with suppress(OSError):
             connection.send(message)
 
-    surroundings = replace(
-        surroundings,
+    context = replace(
+        context,
         report=lambda step, steps, metrics: tell("progress", step, steps, dict(metrics)),
         on_wait=lambda owner: tell("waiting", owner),
     )
@@ -45,22 +45,20 @@ def work(connection: Connection, surroundings: Surroundings) -> None:
             plan, index, again = connection.recv()
         except (EOFError, OSError):
             return
-        tell(*carry_out(Path(plan), index, surroundings, again))
+        tell(*carry_out(Path(plan), index, context, again))
 
 
-def carry_out(
-    plan: Path, index: int, surroundings: Surroundings, again: bool = False
-) -> tuple[Any, ...]:
+def carry_out(plan: Path, index: int, context: RunContext, again: bool = False) -> tuple[Any, ...]:
     """Carries out run number `index` of a frozen plan; returns the message that ends the job."""
     try:
-        spec = frozen(plan)[index]
-        with output_to(open_folder(surroundings.runs, spec).log):
+        spec = runs_of_plan(plan)[index]
+        with output_to(open_folder(context.runs, spec).log):
             from sextant.runs.execute import execute
             from sextant.runs.training import Interrupted, use_one_thread
 
             use_one_thread()
             try:
-                return "ended", execute(spec, surroundings, again)
+                return "ended", execute(spec, context, again)
             except Interrupted:
                 return ("interrupted",)
     except UserError as error:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from sextant.paths import Project, find_project
 from sextant.runs import ledger
 from sextant.runs.launch.cost import Estimator
-from sextant.runs.plan import FAILED, Plan
+from sextant.runs.plan import FAILED, RunPlan
 from sextant.runs.spec import RunSpec
 from sextant.verbs.arguments import read
-from sextant.verbs.tabling import wish
+from sextant.verbs.tabling import select
 
 USAGE = """usage: sextant plan N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [--retry [failed]]
 
@@ -30,20 +30,20 @@ def main(arguments: list[str]) -> int:
     asked = read(arguments, USAGE, ["N"], OPTIONS, ["--retry"])
     if asked is None:
         return 0
-    asked_for = wish(find_project(), asked)
-    print(summary(asked_for.definition.number, asked_for.tier, asked_for.plan))
-    for line in details(asked_for.project, asked_for.plan, asked_for.waiting):
+    selected = select(find_project(), asked)
+    print(summary(selected.definition.number, selected.tier, selected.plan))
+    for line in details(selected.project, selected.plan, selected.waiting):
         print(line)
     return 0
 
 
-def summary(number: int, tier: str, plan: Plan) -> str:
+def summary(number: int, tier: str, plan: RunPlan) -> str:
     """One line: how many runs there are and in which state."""
     counts = ", ".join(f"{count} {state}" for state, count in sorted(plan.counts.items()))
     return f"table {number} at tier {tier}: {len(plan.specs)} runs: {counts}"
 
 
-def details(project: Project, plan: Plan, waiting: Sequence[RunSpec]) -> list[str]:
+def details(project: Project, plan: RunPlan, waiting: Sequence[RunSpec]) -> list[str]:
     """What would run, grouped by task and method, with why and the expected time."""
     if not waiting:
         failed = plan.counts[FAILED]

@@ -11,17 +11,17 @@ from sextant.errors import UserError
 from sextant.paths import Project, find_project
 from sextant.runs import ledger
 from sextant.runs.compose import Composer
+from sextant.runs.context import RunContext
 from sextant.runs.launch.cluster import read_cluster
 from sextant.runs.launch.cost import Estimator
 from sextant.runs.launch.progress import Progress
-from sextant.runs.plan import freeze
-from sextant.runs.surroundings import Surroundings
+from sextant.runs.plan import write_plan
 from sextant.tables import render
 from sextant.tables.cells import Cell
 from sextant.verbs.arguments import read
 from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
-from sextant.verbs.tabling import Wish, plan_name, wish
+from sextant.verbs.tabling import Selection, plan_name, select
 
 USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [where=local]
                            [workers=2] [--retry [failed]] [--yes]
@@ -58,46 +58,46 @@ def main(arguments: list[str]) -> int:
     workers = asked.workers()
     project = find_project()
     trainer = asked.options.get("trainer", "default")
-    surroundings = surroundings_of(project, logger, trainer)
+    context = context_of(project, logger, trainer)
     if where == "slurm":
         cluster = read_cluster(project.conf, asked.options.get("cluster", "default"))
-    elif surroundings.processes > 1:
+    elif context.processes > 1:
         raise UserError(
-            f"trainer={trainer} spreads a run over {surroundings.processes} processes, which only "
+            f"trainer={trainer} spreads a run over {context.processes} processes, which only "
             "where=slurm starts"
         )
-    asked_for = wish(project, asked)
-    surroundings.logger = {**surroundings.logger, "table": asked_for.definition.id}
+    selected = select(project, asked)
+    context.logger = {**context.logger, "table": selected.definition.id}
     code = 0
-    if asked_for.waiting and where == "slurm":
+    if selected.waiting and where == "slurm":
         from sextant.verbs.submitting import submit
 
-        return submit(asked_for, surroundings, cluster, "--yes" in asked.flags)
-    if asked_for.waiting:
-        number, tier = asked_for.definition.number, asked_for.tier
-        if any(spec.needs_gpu for spec in asked_for.waiting) and not _has_gpu():
+        return submit(selected, context, cluster, "--yes" in asked.flags)
+    if selected.waiting:
+        number, tier = selected.definition.number, selected.tier
+        if any(spec.needs_gpu for spec in selected.waiting) and not _has_gpu():
             raise UserError(
                 f"tier {tier} needs a GPU and there is none here; "
                 "use tier=small, or where=slurm on a cluster"
             )
-        print(summary(number, tier, asked_for.plan))
-        expected = cost(project, asked_for.waiting)
-        print(f"running {len(asked_for.waiting)}: {expected}", flush=True)
-        plan = freeze(asked_for.waiting, project.plans, plan_name(number, tier))
-        code = _carry_out(asked_for, plan, surroundings, workers, "--retry" in asked.flags)
-    table = asked_for.table()
-    if asked_for.waiting and asked_for.seeds is None:
-        render.write_all(table, asked_for.project.tables)
-        for note in draw(asked_for.project, asked_for.definition, asked_for.tier, asked_for.runs):
+        print(summary(number, tier, selected.plan))
+        expected = cost(project, selected.waiting)
+        print(f"running {len(selected.waiting)}: {expected}", flush=True)
+        plan = write_plan(selected.waiting, project.plans, plan_name(number, tier))
+        code = _carry_out(selected, plan, context, workers, "--retry" in asked.flags)
+    table = selected.table()
+    if selected.waiting and selected.seeds is None:
+        render.write_all(table, selected.project.tables)
+        for note in draw(selected.project, selected.definition, selected.tier, selected.runs):
             print(note)
     render.terminal(table)
     return code
 
 
-def surroundings_of(project: Project, logger: str, trainer: str = "default") -> Surroundings:
+def context_of(project: Project, logger: str, trainer: str = "default") -> RunContext:
     """Folders, trainer and logger settings of this checkout."""
     composer = Composer(project.conf)
-    return Surroundings(
+    return RunContext(
         root=project.root,
         runs=project.runs,
         ledger=project.ledger,
@@ -107,15 +107,15 @@ def surroundings_of(project: Project, logger: str, trainer: str = "default") -> 
 
 
 def _carry_out(
-    asked_for: Wish, plan: Path, surroundings: Surroundings, workers: int, again: bool
+    selected: Selection, plan: Path, context: RunContext, workers: int, again: bool
 ) -> int:
     from sextant.runs.launch.local import launch
 
-    waiting = asked_for.waiting
-    rows = RowsAsTheyFill(asked_for)
-    estimator = Estimator(ledger.read(asked_for.project.ledger).values())
+    waiting = selected.waiting
+    rows = RowsAsTheyFill(selected)
+    estimator = Estimator(ledger.read(selected.project.ledger).values())
     progress = Progress(waiting, estimator.expected, workers, rows.after)
-    outcome = launch(plan, waiting, surroundings, workers, progress, again)
+    outcome = launch(plan, waiting, context, workers, progress, again)
     if outcome.interrupted:
         raise KeyboardInterrupt
     for sentence in outcome.refused:
@@ -126,12 +126,12 @@ def _carry_out(
 class RowsAsTheyFill:
     """Prints a row of the table as soon as its last run has ended."""
 
-    def __init__(self, asked_for: Wish) -> None:
-        self.asked_for = asked_for
+    def __init__(self, selected: Selection) -> None:
+        self.selected = selected
         self.open: dict[str, set[str]] = {}
-        for (row, _), ids in asked_for.runs.cells.items():
+        for (row, _), ids in selected.runs.cells.items():
             self.open.setdefault(row, set()).update(ids)
-        waiting = {spec.run_id for spec in asked_for.waiting}
+        waiting = {spec.run_id for spec in selected.waiting}
         self.open = {row: ids & waiting for row, ids in self.open.items() if ids & waiting}
 
     def after(self, record: Mapping[str, Any]) -> str | None:
@@ -143,7 +143,7 @@ class RowsAsTheyFill:
             del self.open[row]
         if not ended:
             return None
-        definition, table = self.asked_for.definition, self.asked_for.table()
+        definition, table = self.selected.definition, self.selected.table()
         lines = []
         for line in definition.lines:
             if line.row.key in ended:

@@ -10,7 +10,7 @@ from typing import Any
 from sextant.errors import UserError, unknown
 from sextant.paths import find_project
 from sextant.runs.compose import Composer, spec_from_config
-from sextant.runs.launch.job import coming_back_to_hydra, in_hydras_job
+from sextant.runs.launch.job import in_hydras_job, requeueing_under_hydra
 from sextant.runs.spec import TIERS, RunSpec
 
 USAGE = """usage: sextant run [task=NAME] [method=NAME] [tier=small] [seed=0] [key=value ...]
@@ -138,15 +138,15 @@ def _carry_out(config: Any) -> dict[str, Any]:
         )
 
     spec = spec_from_config(resolved, task, method, tier, parent_spec)
-    with coming_back_to_hydra(spec, project.runs) if in_hydras_job() else nullcontext():
+    with requeueing_under_hydra(spec, project.runs) if in_hydras_job() else nullcontext():
         return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"])
 
 
 def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]:
     """Carries out the parents that are not here, then the run; prints what came of it."""
+    from sextant.runs.context import RunContext
     from sextant.runs.execute import execute
     from sextant.runs.launch.progress import Progress
-    from sextant.runs.surroundings import Surroundings
     from sextant.runs.training import Interrupted
 
     lineage = list({member.run_id: member for member in spec.lineage()}.values())
@@ -154,7 +154,7 @@ def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]
     with Progress(lineage, lambda _: None, 1) as progress:
         for member in lineage:
             progress.begin(0, member)
-            surroundings = Surroundings(
+            context = RunContext(
                 project.root,
                 project.runs,
                 project.ledger,
@@ -164,7 +164,7 @@ def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]
                 on_wait=lambda owner: progress.note(f"waiting for {owner}"),
             )
             try:
-                record = execute(member, surroundings)
+                record = execute(member, context)
             except Interrupted:
                 raise KeyboardInterrupt from None
             progress.end(0, member, record)

@@ -13,8 +13,8 @@ from sextant.runs.compose import Composer
 from sextant.runs.launch.cost import Estimator
 from sextant.runs.launch.owner import worker_of
 from sextant.runs.launch.queue import QueuedJob, read_queue
-from sextant.runs.launch.standing import DONE, MISSING, QUEUED, Standing, Standings
-from sextant.runs.launch.submissions import Submission, job_name, recall
+from sextant.runs.launch.run_status import DONE, MISSING, QUEUED, RunStatus, StatusReader
+from sextant.runs.launch.submissions import Submission, job_name, read_submissions
 from sextant.runs.plan import make_plan
 from sextant.runs.store import RunFolder, read_json
 from sextant.tables.definition import TableDefinition, find_table, requests
@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
         return 0
     project = find_project()
     records = ledger.read(project.ledger).values()
-    submitted = recall(project.slurm)
-    standings = Standings(project.runs, submitted, queue_of(submitted), Estimator(records).expected)
+    submitted = read_submissions(project.slurm)
+    reader = StatusReader(project.runs, submitted, queue_of(submitted), Estimator(records).expected)
     known = {(record["task"], record["tier"]) for record in records}
     spared = Spared()
     if asked.words:
@@ -51,16 +51,18 @@ def main(arguments: list[str]) -> int:
     named = set()
     composer = Composer(project.conf)
     for definition in definitions:
-        tiers = [asked.tier()] if "tier" in asked.options else begun(definition, known, submitted)
+        tiers = (
+            [asked.tier()] if "tier" in asked.options else tiers_begun(definition, known, submitted)
+        )
         for tier in tiers:
             with spared.table():
                 runs = runs_of(project, definition, tier, composer=composer)
-                found = standings.of(make_plan(runs.specs, project.ledger, project.runs))
+                found = reader.of(make_plan(runs.specs, project.ledger, project.runs))
                 print(f"table {definition.number} at tier {tier}: {summary(found)}")
                 if asked.words:
                     for line in details(found):
                         print(f"  {line}")
-                    named |= {standing.spec.run_id for standing in found}
+                    named |= {status.spec.run_id for status in found}
     for line in running(project, named):
         print(line)
     return spared.exit_code
@@ -77,7 +79,7 @@ def queue_of(submitted: Mapping[str, Submission]) -> Mapping[str, QueuedJob] | N
         return None
 
 
-def begun(
+def tiers_begun(
     definition: TableDefinition,
     known: Collection[tuple[str, str]],
     submitted: Mapping[str, Submission],
@@ -93,24 +95,24 @@ def begun(
     return found or ["small"]
 
 
-def summary(found: Sequence[Standing]) -> str:
+def summary(found: Sequence[RunStatus]) -> str:
     """`21 runs: 3 running, 18 done`."""
-    counts = Counter(standing.state for standing in found)
+    counts = Counter(status.state for status in found)
     return f"{len(found)} runs: {', '.join(f'{n} {state}' for state, n in counts.items())}"
 
 
-def details(found: Sequence[Standing]) -> list[str]:
+def details(found: Sequence[RunStatus]) -> list[str]:
     """One line a run that is not done; runs that wait for the same reason share a line."""
     lines = []
     queued: dict[tuple[str, str, str], int] = {}
-    for standing in found:
-        spec = standing.spec
-        if standing.state == QUEUED:
-            reason = standing.note.partition(" waits ")[2]
+    for status in found:
+        spec = status.spec
+        if status.state == QUEUED:
+            reason = status.note.partition(" waits ")[2]
             key = (spec.task, spec.method, reason)
             queued[key] = queued.get(key, 0) + 1
-        elif standing.state not in (DONE, MISSING):
-            lines.append(f"{standing.state:<9} {spec.title}: {standing.note}")
+        elif status.state not in (DONE, MISSING):
+            lines.append(f"{status.state:<9} {spec.title}: {status.note}")
     for (task, method, reason), count in queued.items():
         lines.append(f"{QUEUED:<9} {task} {method}: {count} {reason}")
     return lines

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from sextant.paths import Project
+from sextant.runs.context import RunContext
 from sextant.runs.launch.cluster import Cluster
 from sextant.runs.launch.queue import read_queue
 from sextant.runs.launch.slurm import check_sbatch, launch
-from sextant.runs.launch.submissions import recall
+from sextant.runs.launch.submissions import read_submissions
 from sextant.runs.lease import lease
-from sextant.runs.plan import DONE, FAILED, Plan, freeze
+from sextant.runs.plan import DONE, FAILED, RunPlan, write_plan
 from sextant.runs.spec import RunSpec
-from sextant.runs.surroundings import Surroundings
 from sextant.verbs.plan import cost, summary
-from sextant.verbs.tabling import Wish, plan_name
+from sextant.verbs.tabling import Selection, plan_name
 
 
-def submit(asked_for: Wish, surroundings: Surroundings, cluster: Cluster, sure: bool) -> int:
+def submit(selected: Selection, context: RunContext, cluster: Cluster, sure: bool) -> int:
     """Sends the runs that are asked for and prints their jobs.
 
     Args:
@@ -30,13 +30,13 @@ def submit(asked_for: Wish, surroundings: Surroundings, cluster: Cluster, sure: 
         UserError: where there is no SLURM or it does not answer.
     """
     check_sbatch()
-    project, number, tier = asked_for.project, asked_for.definition.number, asked_for.tier
+    project, number, tier = selected.project, selected.definition.number, selected.tier
     project.slurm.mkdir(parents=True, exist_ok=True)
     # Two calls at once would both find the queue without these runs.
     with lease(project.slurm / "lease", wait=True, on_wait=lambda owner: print(f"after {owner}")):
         queued = queued_runs(project)
-        sorted_out = sort_out(asked_for.plan, asked_for.waiting, queued)
-        print(summary(number, tier, asked_for.plan))
+        sorted_out = sort_out(selected.plan, selected.waiting, queued)
+        print(summary(number, tier, selected.plan))
         if sorted_out.already:
             print(f"{len(sorted_out.already)} of them are queued or running already")
         for sentence in sorted_out.refused:
@@ -50,11 +50,9 @@ def submit(asked_for: Wish, surroundings: Surroundings, cluster: Cluster, sure: 
         if not (sure or agreed()):
             print("nothing was submitted")
             return 1
-        plan = freeze(sorted_out.to_send, project.plans, plan_name(number, tier))
-        failed = {id for id, state in asked_for.plan.states.items() if state == FAILED}
-        jobs = launch(
-            plan, sorted_out.to_send, surroundings, cluster, project.slurm, queued, failed
-        )
+        plan = write_plan(sorted_out.to_send, project.plans, plan_name(number, tier))
+        failed = {id for id, state in selected.plan.states.items() if state == FAILED}
+        jobs = launch(plan, sorted_out.to_send, context, cluster, project.slurm, queued, failed)
         print(f"submitted {', '.join(arrays(jobs.values()))}")
         print(f"sextant status {number} tier={tier} follows them; this shell may be closed")
     return 2 if sorted_out.refused else 0
@@ -65,7 +63,7 @@ def queued_runs(project: Project) -> dict[str, str]:
     queue = read_queue()
     return {
         run_id: sent.job
-        for run_id, sent in recall(project.slurm).items()
+        for run_id, sent in read_submissions(project.slurm).items()
         if sent.queued(queue) is not None
     }
 
@@ -79,7 +77,7 @@ class SortedOut:
     refused: Sequence[str]
 
 
-def sort_out(plan: Plan, waiting: Sequence[RunSpec], queued: Mapping[str, Any]) -> SortedOut:
+def sort_out(plan: RunPlan, waiting: Sequence[RunSpec], queued: Mapping[str, Any]) -> SortedOut:
     """Sends each run once, and none whose parent will not be there."""
     to_send: list[RunSpec] = []
     already: list[RunSpec] = []

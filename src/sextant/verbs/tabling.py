@@ -9,8 +9,8 @@ from typing import Any
 from sextant.paths import Project
 from sextant.runs import code, ledger
 from sextant.runs.compose import Composer
-from sextant.runs.launch.submissions import recall
-from sextant.runs.plan import FAILED, Plan, make_plan
+from sextant.runs.launch.submissions import read_submissions
+from sextant.runs.plan import FAILED, RunPlan, make_plan
 from sextant.runs.spec import RunSpec
 from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.tables.table import Table, build
@@ -54,7 +54,7 @@ def runs_of(
 
 
 @dataclass(frozen=True)
-class Wish:
+class Selection:
     """A table at a tier, as asked for on the command line, and what the ledger lacks of the rows
     and columns that were named."""
 
@@ -63,7 +63,7 @@ class Wish:
     tier: str
     seeds: Sequence[int] | None
     runs: TableRuns
-    plan: Plan
+    plan: RunPlan
     waiting: Sequence[RunSpec]
 
     def table(self) -> Table:
@@ -71,7 +71,7 @@ class Wish:
         return fill(self.project, self.definition, self.tier, self.runs, self.seeds)
 
 
-def wish(project: Project, asked: Arguments) -> Wish:
+def select(project: Project, asked: Arguments) -> Selection:
     """What `N tier=... seeds=... rows=... columns=... --retry` asks for.
 
     `--retry failed` asks for failed runs alone, those whose job ended without a word included.
@@ -87,14 +87,14 @@ def wish(project: Project, asked: Arguments) -> Wish:
     missing = plan.to_run(bool(asked.retry()))
     asking = missing
     if asked.retry() == "alone":
-        sent = recall(project.slurm)
+        sent = read_submissions(project.slurm)
         asking = plan.specs  # a failed parent is asked for by children that never began
         missing = [
             spec for spec in missing if plan.states[spec.run_id] == FAILED or spec.run_id in sent
         ]
     wanted = {m.run_id for spec in asking if spec.run_id in chosen for m in spec.lineage()}
     waiting = [spec for spec in missing if spec.run_id in wanted]
-    return Wish(project, definition, tier, seeds, runs, plan, waiting)
+    return Selection(project, definition, tier, seeds, runs, plan, waiting)
 
 
 def fill(

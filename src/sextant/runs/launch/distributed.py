@@ -30,10 +30,10 @@ from pytorch_lightning.strategies import DDPStrategy, StrategyRegistry
 from torch.utils import _pytree as pytree
 
 from sextant.errors import UserError
+from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder
-from sextant.runs.surroundings import Surroundings
 from sextant.runs.training import Interrupted
 from sextant.runs.worker import output_to
 
@@ -111,28 +111,28 @@ def _has_examples(leaf: Any) -> bool:
     return isinstance(leaf, torch.Tensor) and leaf.dim() > 0
 
 
-def prepare(surroundings: Surroundings, notice: Notice) -> Surroundings:
-    """Makes Lightning use `SharedBatches` on all processes, and says so in the surroundings."""
+def share_batches(context: RunContext, notice: Notice) -> RunContext:
+    """Makes Lightning use `SharedBatches` on all processes, and says so in the context."""
     StrategyRegistry.register(STRATEGY, SharedBatches, override=True, notice=notice)
     # Lightning takes what its Trainer is not told from variables of this name.
     os.environ["PL_TRAINER_STRATEGY"] = STRATEGY
-    os.environ["PL_TRAINER_NUM_NODES"] = str(surroundings.nodes)
+    os.environ["PL_TRAINER_NUM_NODES"] = str(context.nodes)
     # A batch belongs to a step, whoever draws it; the strategy shares it afterwards.
     os.environ["PL_TRAINER_USE_DISTRIBUTED_SAMPLER"] = "False"
-    devices = surroundings.processes // surroundings.nodes
-    return replace(surroundings, trainer={**surroundings.trainer, "devices": devices})
+    devices = context.processes // context.nodes
+    return replace(context, trainer={**context.trainer, "devices": devices})
 
 
-def train_along(spec: RunSpec, process: int, surroundings: Surroundings) -> None:
+def train_as_follower(spec: RunSpec, process: int, context: RunContext) -> None:
     """What every process but the first does: trains with it, and keeps nothing."""
-    run = RunFolder(surroundings.runs / spec.run_id)
+    run = RunFolder(context.runs / spec.run_id)
     root = run.path / "processes" / str(process)
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True)
     for member in spec.lineage():
         if member.run_id != spec.run_id:
-            (root / member.run_id).symlink_to((surroundings.runs / member.run_id).resolve())
-    along = replace(surroundings, runs=root, ledger=root / "ledger", logger={"kind": "csv"})
+            (root / member.run_id).symlink_to((context.runs / member.run_id).resolve())
+    along = replace(context, runs=root, ledger=root / "ledger", logger={"kind": "csv"})
     folder = open_folder(root, spec)
     if run.checkpoint.is_file():
         # Process 0 writes no newer one before all of them have begun.

@@ -19,23 +19,23 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sextant.errors import UserError
+from sextant.runs.context import RunContext
 from sextant.runs.launch import queue
 from sextant.runs.launch.owner import owned
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder, read_json, write_json
-from sextant.runs.surroundings import Surroundings
-from sextant.runs.worker import carry_out, frozen
+from sextant.runs.worker import carry_out, runs_of_plan
 
 NOTICES = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 FRUITLESS = 4
-LEFT = 75  # the exit code of a job that left and will come back (EX_TEMPFAIL)
+REQUEUED = 75  # the exit code of a job that left and will come back (EX_TEMPFAIL)
 
 
 class RunFailed(Exception):
     """The run failed, and so does its job: the jobs that would start from it must not begin."""
 
 
-def carry_out_in_job(plan: Path, index: int, surroundings: Surroundings, again: bool) -> str:
+def carry_out_in_job(plan: Path, index: int, context: RunContext, again: bool) -> str:
     """Carries out run number `index` of a frozen plan and returns its id.
 
     Raises:
@@ -43,28 +43,28 @@ def carry_out_in_job(plan: Path, index: int, surroundings: Surroundings, again: 
         UserError: when it was refused, cancelled, or stopped too often without getting anywhere.
         SystemExit: after the job was put back into the queue.
     """
-    spec = frozen(plan)[index]
-    folder = open_folder(surroundings.runs, spec)
-    if surroundings.processes > 1:
-        from sextant.runs.launch.distributed import Notice, prepare, train_along
+    spec = runs_of_plan(plan)[index]
+    folder = open_folder(context.runs, spec)
+    if context.processes > 1:
+        from sextant.runs.launch.distributed import Notice, share_batches, train_as_follower
 
         notice = Notice(NOTICES)
         heeding = notice.listening()
-        surroundings = prepare(surroundings, notice)
+        context = share_batches(context, notice)
         process = int(os.environ["SLURM_PROCID"])
         if process > 0:
             with heeding:
-                train_along(spec, process, surroundings)
+                train_as_follower(spec, process, context)
             return spec.run_id
     else:
-        heeding = heeding_notices()
+        heeding = stopping_on_notice()
         _keep_lightning_from_requeueing()
     job = job_id()
     before = _progress(folder)
     with owned(folder, job, on_a_node):
         try:
             with heeding:
-                kind, *content = carry_out(plan, index, surroundings, again)
+                kind, *content = carry_out(plan, index, context, again)
         except (KeyboardInterrupt, SystemExit):
             # Outside training, or (SystemExit) where Lightning saw SIGTERM between two steps:
             # there is no fresh checkpoint, and the last one leads to the same weights.
@@ -85,7 +85,7 @@ def in_hydras_job() -> bool:
 
 
 @contextmanager
-def coming_back_to_hydra(spec: RunSpec, runs: Path) -> Iterator[None]:
+def requeueing_under_hydra(spec: RunSpec, runs: Path) -> Iterator[None]:
     """Lets a run of `sextant run --multirun`, with its parents, leave for the queue in the block.
 
     The launching call waits for a result of the job, so one that will come back leaves none.
@@ -102,11 +102,11 @@ def coming_back_to_hydra(spec: RunSpec, runs: Path) -> Iterator[None]:
     before = [_progress(member) for member in lineage]
     _keep_lightning_from_requeueing()
     try:
-        with heeding_notices():
+        with stopping_on_notice():
             yield
     except (KeyboardInterrupt, SystemExit):
         if queue.state_of(job) != "RUNNING":
-            raise SystemExit(LEFT) from None
+            raise SystemExit(REQUEUED) from None
         progressed = before != [_progress(member) for member in lineage]
         _leave(spec, job, _fruitless_stops(folder, progressed))
 
@@ -125,7 +125,7 @@ def on_a_node(job: str) -> bool:
 
 
 @contextmanager
-def heeding_notices() -> Iterator[None]:
+def stopping_on_notice() -> Iterator[None]:
     """Turns the first notice into Ctrl-C, which a run understands at any time: it stops after its
     step while it trains and at once while it does not. Later notices change nothing."""
     told = []
@@ -155,7 +155,7 @@ def _leave(spec: RunSpec, job: str, fruitless: int) -> None:
             "more minutes in conf/cluster, or lower checkpoint_seconds in conf/trainer"
         )
     queue.requeue(job)
-    raise SystemExit(LEFT)
+    raise SystemExit(REQUEUED)
 
 
 def _progress(folder: RunFolder) -> int | None:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from sextant.runs import ledger
+from sextant.runs.context import RunContext
 from sextant.runs.launch.progress import Progress
 from sextant.runs.spec import RunSpec
-from sextant.runs.surroundings import Surroundings
 from sextant.runs.worker import work
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -45,7 +45,7 @@ class Outcome:
 def launch(
     plan: Path,
     specs: Sequence[RunSpec],
-    surroundings: Surroundings,
+    context: RunContext,
     workers: int,
     progress: Progress,
     again: bool = False,
@@ -55,12 +55,12 @@ def launch(
     A run whose process dies is resumed once; if its process dies again it is recorded as failed.
     A run whose parent failed is refused. Ctrl-C leaves every run resumable.
     """
-    return _Launch(plan, specs, surroundings, workers, progress, again).carry_out()
+    return _Launch(plan, specs, context, workers, progress, again).carry_out()
 
 
 class _Launch:
-    def __init__(self, plan, specs, surroundings, workers, progress, again) -> None:
-        self.plan, self.specs, self.surroundings = plan, list(specs), surroundings
+    def __init__(self, plan, specs, context, workers, progress, again) -> None:
+        self.plan, self.specs, self.context = plan, list(specs), context
         self.progress, self.again = progress, again
         self.waiting = deque(range(len(self.specs)))
         self.unfinished = {spec.run_id for spec in self.specs}
@@ -135,7 +135,7 @@ class _Launch:
                 else:
                     raise KeyboardInterrupt
         except (EOFError, ConnectionResetError):
-            self._bury(worker)
+            self._worker_died(worker)
 
     def _end(self, worker: Worker, record: Mapping[str, Any]) -> None:
         spec, worker.index = self.specs[worker.index], None
@@ -148,7 +148,7 @@ class _Launch:
         self.outcome.refused.append(f"{self.specs[index].title}: {sentence}")
         self.progress.note(self.outcome.refused[-1])
 
-    def _bury(self, worker: Worker) -> None:
+    def _worker_died(self, worker: Worker) -> None:
         """A worker died in the middle of a run (the kernel kills what takes too much memory)."""
         worker.process.join()
         index, slot = worker.index, self.workers.index(worker)
@@ -176,17 +176,17 @@ class _Launch:
             "seconds": 0.0,
             "peak_memory_mb": None,
         }
-        ledger.append(self.surroundings.ledger, record)
+        ledger.append(self.context.ledger, record)
         self.outcome.records.append(record)
         self.progress.end(slot, spec, record)
 
     def _start(self) -> Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
+        processes = multiprocessing.get_context("spawn")
+        ours, theirs = processes.Pipe()
         kept = {name: os.environ.get(name) for name in ONE_THREAD}
         os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
         try:
-            process = context.Process(target=work, args=(theirs, self.surroundings), daemon=True)
+            process = processes.Process(target=work, args=(theirs, self.context), daemon=True)
             process.start()
         finally:
             for name, value in kept.items():

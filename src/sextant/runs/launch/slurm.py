@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.runs.context import RunContext
 from sextant.runs.launch.cluster import Cluster
 from sextant.runs.launch.job import carry_out_in_job
-from sextant.runs.launch.submissions import job_name, remember
+from sextant.runs.launch.submissions import job_name, record_submissions
 from sextant.runs.spec import RunSpec
-from sextant.runs.surroundings import Surroundings
 
 LONGEST_ARRAY = 1000  # SLURM's own MaxArraySize is 1001 where a site does not change it
 
@@ -45,7 +45,7 @@ def check_sbatch() -> None:
 def launch(
     plan: Path,
     specs: Sequence[RunSpec],
-    surroundings: Surroundings,
+    context: RunContext,
     cluster: Cluster,
     folder: Path,
     queued: Mapping[str, str] | None = None,
@@ -71,12 +71,12 @@ def launch(
     jobs = dict(queued or {})
     sent: dict[str, str] = {}
     for generation in generations(specs):
-        for resources, parents, indices in groups(specs, generation, cluster, jobs, surroundings):
+        for resources, parents, indices in groups(specs, generation, cluster, jobs, context):
             wanted = parameters(name, resources, parents, cluster)
-            calls = [(plan, i, surroundings, specs[i].run_id in again) for i in indices]
+            calls = [(plan, i, context, specs[i].run_id in again) for i in indices]
             ids = _submit(folder / plan.stem, wanted, calls)
             array = {specs[index].run_id: job for index, job in zip(indices, ids, strict=True)}
-            remember(folder, name, folder / plan.stem, array)
+            record_submissions(folder, name, folder / plan.stem, array)
             jobs |= array
             sent |= array
     return sent
@@ -118,7 +118,7 @@ def groups(
     indices: Iterable[int],
     cluster: Cluster,
     jobs: Mapping[str, str],
-    surroundings: Surroundings,
+    context: RunContext,
 ) -> list[tuple[Resources, tuple[str, ...], list[int]]]:
     """Indices that may share an array, with what they ask for and the jobs they wait for.
 
@@ -126,12 +126,12 @@ def groups(
     else's children.
     """
     found: dict[tuple[Resources, tuple[str, ...]], list[int]] = {}
-    nodes = surroundings.nodes
+    nodes = context.nodes
     for index in indices:
         spec = specs[index]
         parents = {jobs[p.run_id] for p in spec.parents.values() if p.run_id in jobs}
         resources = Resources(
-            cluster.minutes_of(spec), spec.needs_gpu, nodes, surroundings.processes // nodes
+            cluster.minutes_of(spec), spec.needs_gpu, nodes, context.processes // nodes
         )
         found.setdefault((resources, tuple(sorted(parents))), []).append(index)
     return [

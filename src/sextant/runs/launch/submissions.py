@@ -42,7 +42,7 @@ def job_name(plan: str) -> str:
     return f"sextant-{plan}"
 
 
-def remember(folder: Path, name: str, logs: Path, jobs: Mapping[str, str]) -> None:
+def record_submissions(folder: Path, name: str, logs: Path, jobs: Mapping[str, str]) -> None:
     """Adds one array: the job of each run id; `logs` is the folder of the jobs' output."""
     line = json.dumps({"name": name, "logs": logs.name, "jobs": dict(jobs)}) + "\n"
     with disk_errors(folder / FILE):
@@ -51,7 +51,7 @@ def remember(folder: Path, name: str, logs: Path, jobs: Mapping[str, str]) -> No
             file.write(line)
 
 
-def recall(folder: Path) -> dict[str, Submission]:
+def read_submissions(folder: Path) -> dict[str, Submission]:
     """The last job of every run that was ever sent, by run id."""
     path = folder / FILE
     found = {}

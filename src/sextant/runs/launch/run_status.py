@@ -14,7 +14,7 @@ from sextant.runs.launch.progress import duration
 from sextant.runs.launch.queue import QueuedJob
 from sextant.runs.launch.submissions import Submission
 from sextant.runs.lease import holder
-from sextant.runs.plan import DONE, FAILED, Plan
+from sextant.runs.plan import DONE, FAILED, RunPlan
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, read_json
 
@@ -23,7 +23,7 @@ ORDER = (RUNNING, PREEMPTED, QUEUED, LOST, FAILED, MISSING, DONE)
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """How a run stands.
 
     Args:
@@ -37,7 +37,7 @@ class Standing:
     note: str
 
 
-class Standings:
+class StatusReader:
     """Tells how runs stand.
 
     Args:
@@ -57,39 +57,41 @@ class Standings:
         self.runs, self.submitted, self.queue = runs, submitted, queue
         self.expected = expected
 
-    def of(self, plan: Plan) -> list[Standing]:
+    def of(self, plan: RunPlan) -> list[RunStatus]:
         """The runs of a plan, those that need attention first."""
         found = [self._one(spec, plan) for spec in plan.specs]
-        return sorted(found, key=lambda standing: ORDER.index(standing.state))
+        return sorted(found, key=lambda status: ORDER.index(status.state))
 
-    def _one(self, spec: RunSpec, plan: Plan) -> Standing:
+    def _one(self, spec: RunSpec, plan: RunPlan) -> RunStatus:
         folder = RunFolder(self.runs / spec.run_id)
         record = plan.records.get(spec.run_id)
         job = self.job(spec.run_id)
         if job is not None and job.on_a_node:
-            return Standing(spec, RUNNING, self._running(spec, folder, job))
+            return RunStatus(spec, RUNNING, self._running(spec, folder, job))
         if job is not None:
             why = f"job {job.job} waits ({job.why})"
             if folder.checkpoint.is_file():
-                return Standing(spec, PREEMPTED, f"{_at(folder)}; {why}")
-            return Standing(spec, QUEUED, why)
+                return RunStatus(spec, PREEMPTED, f"{_at(folder)}; {why}")
+            return RunStatus(spec, QUEUED, why)
         owner = holder(folder.path / "lease")
         if owner is not None:
             began = (folder.path / "lease").stat().st_mtime
-            return Standing(spec, RUNNING, owner + self._progress(spec, folder, began, None))
+            return RunStatus(spec, RUNNING, owner + self._progress(spec, folder, began, None))
         if plan.states[spec.run_id] == DONE:
-            return Standing(spec, DONE, "")
+            return RunStatus(spec, DONE, "")
         if record is not None and record["status"] == "failed":
-            return Standing(spec, FAILED, _why(record))
+            return RunStatus(spec, FAILED, _why(record))
         sent = self.submitted.get(spec.run_id)
         failed = [p for p in spec.parents.values() if plan.states.get(p.run_id) == FAILED]
         if sent is not None and failed:
-            return Standing(spec, LOST, f"it starts from {failed[0].title}, which failed")
+            return RunStatus(spec, LOST, f"it starts from {failed[0].title}, which failed")
         if sent is not None and self.queue is not None:
-            return Standing(spec, LOST, f"job {sent.job} ended without a result: {last_line(sent)}")
+            return RunStatus(
+                spec, LOST, f"job {sent.job} ended without a result: {last_line(sent)}"
+            )
         if folder.checkpoint.is_file():
-            return Standing(spec, PREEMPTED, f"{_at(folder)}; the same command goes on")
-        return Standing(spec, MISSING, "")
+            return RunStatus(spec, PREEMPTED, f"{_at(folder)}; the same command goes on")
+        return RunStatus(spec, MISSING, "")
 
     def job(self, run_id: str) -> QueuedJob | None:
         """The job of a run that SLURM still has, or None."""

@@ -13,7 +13,7 @@ def _quiet(*_: Any) -> None:
 
 
 @dataclass
-class Surroundings:
+class RunContext:
     """Folders, trainer and logger settings, and who is told of progress.
 
     Args:
