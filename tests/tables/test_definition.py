@@ -43,8 +43,8 @@ FAULTS = {
     "figures.samples.make": ("plane figure", "figures.samples.make must be a function in dotted "
                              "form, got 'plane figure'"),
     "claim": ({}, "claim is not a field of the file; allowed: checkpoint, claims, columns, data, "
-              "evaluations, figures, id, margin, number, paper, published, rows, seeds, summary, "
-              "title; nearest match: claims"),
+              "evaluations, figures, id, margin, number, observations, paper, published, rows, "
+              "seeds, summary, title; nearest match: claims"),
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 import pytest
 from jinja2 import UndefinedError
 
-from sextant.tables.claims import difference
+from sextant.tables.claims import differences
 from sextant.tables.register import read_register
 from sextant.tables.report.charts import Frame, scale, thin
 from sextant.tables.report.contents import Before, read_curves
@@ -272,13 +272,13 @@ def test_an_id_that_is_a_path_stays_in_the_folder(tmp_path):
 def test_changes_say_which_cells_differ_and_by_how_much(tmp_path):
     then, now = plane_ledger(), plane_ledger()
     for seed in range(5):
-        now.done("ot_exact", "moons", seed, {"w2@1": 0.75 + 0.01 * seed, "w2@2": 0.9})
+        now.done("ot_exact", "moons", seed, {"w2@1": 0.75 + 0.011 * seed, "w2@2": 0.9})
     del then.records["floor/gaussians/2"]
     before = Before("HEAD~3", {12: [filled(then)]})
     write_site(report_of([now, arena_ledger()], tmp_path, before), tmp_path / "r")
     page = read(tmp_path / "r" / "changes.html")
     assert "3 of 10 cells differ" in page.text
-    assert "0.370 ± 0.016 (5/5) 0.770 ± 0.016 (5/5) +0.4000 worse" in page.text
+    assert "0.370 ± 0.016 (5/5) 0.772 ± 0.017 (5/5) +0.4020 worse" in page.text
     assert "(4/5)! 0.120 ± 0.016 (5/5)" in page.text
     assert "✓ holds → ✗ fails At one step OT beats independent pairing." in page.text
     assert "It had no results in HEAD~3." in page.text
@@ -296,9 +296,9 @@ def test_pairs_use_the_test_of_the_claims(tmp_path):
     lines = [line.key for line in table.definition.lines]
     i, j = lines.index("mean_flow@1"), lines.index("ot_exact@1")
     shown = content["pairs"][f"{i},{j}"][0]
-    cells = [table.cells[key, "gaussians"].values for key in ("mean_flow@1", "ot_exact@1")]
+    cells = [table.cells[key, "gaussians"] for key in ("mean_flow@1", "ot_exact@1")]
     column = next(c for c in table.definition.columns if c.key == "gaussians")
-    expected = difference(*cells, column)
+    expected = differences(*cells, column).interval
     assert shown[:3] == pytest.approx([expected.mean, expected.lower, expected.upper], abs=1e-4)
     assert shown[3:] == [5, -1]
 

@@ -6,7 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from sextant.tables.statistics import mean, one_sided, sample_std, t_cdf, t_quantile
+from sextant.tables.statistics import (
+    chance_of_falling_short,
+    mean,
+    one_sided,
+    refuted,
+    sample_std,
+    share_bounds,
+    t_cdf,
+    t_quantile,
+)
 
 numbers = st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12)
 
@@ -41,15 +50,45 @@ def test_the_lower_bound_is_the_paired_one_sided_test_of_scipy(values):
         assert (interval.upper < 0) == (p_below < 0.05)
 
 
-def test_two_equal_differences_decide_nothing():
-    assert not one_sided([0.1, 0.1]).decides
-    assert one_sided([0.1, 0.2]).decides
-    assert one_sided([0.1, 0.1, 0.1]).decides
+def test_equal_values_are_judged_by_their_number():
+    assert one_sided([0.1] * 4) is None
+    many = one_sided([0.1] * 5)
+    assert many.lower == many.upper == many.mean == pytest.approx(0.1)
+    assert chance_of_falling_short([-1.0] * 5, 0.0) == 0.5**5
+    assert chance_of_falling_short([1.0] * 5, 0.0) == 1.0
 
 
-def test_equal_values_have_no_width():
-    interval = one_sided([0.1, 0.1, 0.1])
-    assert interval.lower == interval.upper == interval.mean == pytest.approx(0.1)
+@given(values=st.lists(st.floats(-10, 10), min_size=2, max_size=8), edge=st.floats(-5, 5))
+def test_the_chance_of_falling_short_is_that_of_scipy(values, edge):
+    if max(values) - min(values) > 1e-6:
+        expected = stats.ttest_1samp(values, edge, alternative="less").pvalue
+        assert chance_of_falling_short(values, edge) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("successes", "n"), [(0, 50), (3, 50), (50, 50), (2999, 6000), (1, 1), (7, 10**6)]
+)
+def test_share_bounds_are_those_of_clopper_and_pearson(successes, n):
+    test = stats.binomtest(successes, n)
+    upper = test.proportion_ci(0.90, method="exact").high
+    lower = test.proportion_ci(0.90, method="exact").low
+    assert share_bounds(successes, n) == pytest.approx((lower, upper), abs=1e-9)
+
+
+def test_a_share_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="5 of 3"):
+        share_bounds(5, 3)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+def test_holm_refutes_a_prefix_of_the_sorted_chances(chances):
+    falls = refuted(chances)
+    kept = [c for c, fell in zip(chances, falls, strict=True) if not fell]
+    fallen = sorted(c for c, fell in zip(chances, falls, strict=True) if fell)
+    assert all(c <= 0.05 / (len(chances) - k) for k, c in enumerate(fallen))
+    if kept:
+        assert min(kept) >= max(fallen, default=0.0)
+        assert min(kept) > 0.05 / len(kept)
 
 
 def test_one_value_has_no_spread_and_no_interval():

@@ -21,7 +21,8 @@ class Cell:
     """A line in a column.
 
     `values` are the scores by seed, `failures` the reasons by seed, `missing` the seeds nobody
-    ran; together they are the `planned` seeds. `guarded` are the seeds that the column's guard
+    ran; together they are the `planned` seeds. `counts` are (successes, examples) by seed, where
+    the score is a share of examples in percent. `guarded` are the seeds that the column's guard
     marks. `runs` are the ids of the runs in the ledger, in seed order.
     """
 
@@ -37,6 +38,7 @@ class Cell:
     applicable: bool = True
     published: Published | None = None
     verdict: str | None = None
+    counts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -96,6 +98,7 @@ def run_cell(
     metric = column.metric if line.at is None else f"{column.metric}@{line.at}"
     values: dict[int, float] = {}
     failures: dict[int, str] = {}
+    counts: dict[int, tuple[int, int]] = {}
     guarded: list[int] = []
     for seed, run_id in planned.items():
         record = records.get(run_id)
@@ -118,6 +121,8 @@ def run_cell(
             )
         else:
             values[seed] = float(score["value"])
+            if column.unit == "%" and (count := _count(score)) is not None:
+                counts[seed] = count
             if not line.row.reference and _is_guarded(column, record["scores"]):
                 guarded.append(seed)
     return Cell(
@@ -126,11 +131,20 @@ def run_cell(
         planned=len(planned),
         values=values,
         failures=failures,
+        counts=counts if counts.keys() == values.keys() else {},
         missing=tuple(seed for seed, run_id in planned.items() if run_id not in records),
         guarded=tuple(guarded),
         runs=tuple(run_id for run_id in planned.values() if run_id in records),
         stale=any(run_id in stale for run_id in planned.values() if run_id in records),
     )
+
+
+def _count(score: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Successes and examples of a percentage, or None where it is no share of its examples."""
+    n = int(score["n"])
+    successes = float(score["value"]) * n / 100
+    whole = round(successes)
+    return (whole, n) if abs(successes - whole) < 1e-6 * n and 0 <= whole <= n else None
 
 
 def _is_guarded(column: Column, scores: Mapping[str, Mapping[str, Any]]) -> bool:
@@ -157,6 +171,7 @@ def summary_cell(line: Line, column: Column, parts: Sequence[Cell]) -> Cell:
         values=values,
         failures=failures,
         missing=tuple(sorted(missing)),
+        guarded=tuple(sorted({seed for cell in parts for seed in cell.guarded})),
         runs=tuple(dict.fromkeys(run_id for cell in parts for run_id in cell.runs)),
         stale=any(cell.stale for cell in parts),
     )
@@ -191,5 +206,5 @@ def verdict(cell: Cell, printed: Published | None, margin: Margin | None, tier: 
     if distance <= margin.absolute:
         return "reproduced"
     reach = spread.upper - spread.mean
-    far = distance - reach > margin.absolute and spread.decides
+    far = distance - reach > margin.absolute
     return "differs" if far else "inconclusive"

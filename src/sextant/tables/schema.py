@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -210,7 +210,8 @@ class Grid:
 @dataclass(frozen=True)
 class TableDefinition(Grid):
     """One table file. `file` is its path below the project folder; `data` and `seeds` go by tier;
-    `published` by (line, column); `margins` by column."""
+    `published` by (line, column); `margins` by column. Seeds that agree modulo `observations` of
+    the tier are one observation (every seed is one, where there is none)."""
 
     file: str
     number: int
@@ -227,3 +228,4 @@ class TableDefinition(Grid):
     deviations: tuple[str, ...]
     assumptions: tuple[str, ...]
     figures: tuple[Figure, ...]
+    observations: Mapping[str, int] = field(default_factory=dict)

@@ -87,21 +87,102 @@ class Interval:
     upper: float
     n: int
 
-    @property
-    def decides(self) -> bool:
-        """Whether the bounds mean anything: two equal values say nothing of their spread."""
-        return self.n > 2 or self.lower < self.upper
-
 
 def one_sided(values: Sequence[float], confidence: float = 0.95) -> Interval | None:
-    """The mean and its one-sided t bounds, or None for fewer than two values.
+    """The mean and its one-sided t bounds, or None where nothing bounds it.
 
     With paired differences as `values` this is the paired one-sided t test: the mean is above
-    zero at the level `1 - confidence` exactly when `lower > 0`.
+    zero at the level `1 - confidence` exactly when `lower > 0`. Equal values have no spread to
+    judge by: like a sign test, so many that they are rarer than the level bound themselves, and
+    fewer bound nothing.
     """
     spread = sample_std(values)
     if spread is None:
         return None
     centre, n = mean(values), len(values)
-    reach = t_quantile(confidence, n - 1) * spread / math.sqrt(n) if spread > 0 else 0.0
-    return Interval(centre, centre - reach, centre + reach, n)
+    if min(values) < max(values):
+        reach = t_quantile(confidence, n - 1) * spread / math.sqrt(n)
+        return Interval(centre, centre - reach, centre + reach, n)
+    return Interval(centre, centre, centre, n) if 0.5**n <= 1 - confidence else None
+
+
+def chance_of_falling_short(values: Sequence[float], edge: float) -> float:
+    """How often a mean at `edge` would show a mean this low or lower: a one-sided t test.
+
+    Equal values are judged by a sign test. Fewer than two say nothing: 1.
+    """
+    spread = sample_std(values)
+    if spread is None:
+        return 1.0
+    short = mean(values) - edge
+    if spread == 0:
+        return 0.5 ** len(values) if short < 0 else 1.0
+    return t_cdf(short * math.sqrt(len(values)) / spread, len(values) - 1)
+
+
+@lru_cache(maxsize=4096)
+def share_bounds(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """One-sided bounds of a share after Clopper and Pearson (1934), exact for every count.
+
+    Raises:
+        ValueError: for a count outside 0 to n, or no trial.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"successes must lie in 0 to n with n >= 1, got {successes} of {n}")
+    level = 1 - confidence
+    upper = 1.0 if successes == n else _share_where(successes, n, level)
+    lower = 0.0 if successes == 0 else 1 - _share_where(n - successes, n, level)
+    return lower, upper
+
+
+def _share_where(successes: int, n: int, probability: float) -> float:
+    """The share at which at most so many successes have this probability, by bisection."""
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if _at_most(successes, n, middle) > probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _at_most(successes: int, n: int, share: float) -> float:
+    """The binomial distribution function, as a regularised incomplete beta function (Abramowitz
+    and Stegun 26.5.24); its continued fraction (DLMF 8.17.22) converges fast on one side."""
+    a, b, x = n - successes, successes + 1, 1 - share
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_fraction(b, a, share)
+    return _beta_fraction(a, b, x)
+
+
+def _beta_fraction(a: float, b: float, x: float) -> float:
+    """The incomplete beta function over the complete one, by modified Lentz; quick where x lies
+    below its mean."""
+    if x <= 0:
+        return 0.0
+    c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
+    fraction = d
+    for m in range(1, 10_000):  # about the root of a + b terms are enough
+        before = fraction
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d, c = 1 / (1 + term * d), 1 + term / c
+            fraction *= c * d
+        if abs(fraction - before) <= 1e-15 * abs(fraction):
+            break
+    logs = math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b)
+    return math.exp(logs + a * math.log(x) + b * math.log1p(-x)) / a * fraction
+
+
+def refuted(chances: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several hypotheses fall at a joint level, after Holm (1979): the chance that any
+    true one is refuted stays below `level` however many there are."""
+    order = sorted(range(len(chances)), key=lambda index: chances[index])
+    falls = [False] * len(chances)
+    for rank, index in enumerate(order):
+        if chances[index] > level / (len(chances) - rank):
+            break
+        falls[index] = True
+    return falls

@@ -39,6 +39,9 @@ RULES = {
 class TableFile(Schema):
     """`tasks/<family>/tables/<id>.yaml`; a part's rules know the parts that stand before it.
 
+    Seeds that agree modulo `observations` of a tier share what matters, such as the class that is
+    forgotten: claims take the mean over them for one observation.
+
     Deviations and assumptions are texts of `<id>.md` beside it; see `essay`.
     """
 
@@ -51,6 +54,7 @@ class TableFile(Schema):
         BeforeValidator(lambda said: dict.fromkeys(TIERS, said) if isinstance(said, str) else said),
     ]
     seeds: Annotated[dict[Tier, Wholes], Field(min_length=1)]
+    observations: dict[Tier, Count] = Field({})
     checkpoint: Checkpoint
     evaluations: Evaluations | None = None
     columns: Annotated[dict[Key, ColumnEntry], Field(min_length=1)]
@@ -89,6 +93,7 @@ class TableFile(Schema):
             paper=Paper(**dict(self.paper)),
             data={tier: self.data[tier] for tier in TIERS if tier in self.data},
             seeds={tier: self.seeds[tier] for tier in tiers},
+            observations=self.observations,
             checkpoint=self.checkpoint,
             axis=self.evaluations.axis if self.evaluations else None,
             published={

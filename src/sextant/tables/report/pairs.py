@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from sextant.tables.claims import decide, difference
+from sextant.tables.claims import decide, differences
 from sextant.tables.schema import Column, Line
 from sextant.tables.table import Table
 from sextant.tables.templating import script
@@ -37,8 +37,10 @@ def pairs_script(table: Table) -> str:
 
 def _compared(table: Table, left: Line, right: Line, column: Column) -> list[Any] | int:
     """The comparison of two lines in a column; 0 where there is none."""
-    ours, other = (table.cells[line.key, column.key].values for line in (left, right))
-    interval = difference(ours, other, column) if ours and other else None
+    ours, other = (table.cells[line.key, column.key] for line in (left, right))
+    interval = differences(
+        ours, other, column, table.definition.observations.get(table.tier)
+    ).interval
     if interval is None:
         return 0
     bounds = (interval.mean, interval.lower, interval.upper)
