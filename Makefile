@@ -74,7 +74,7 @@ wandb-sync: $(VENV)/.complete ## push offline W&B runs to the server you are log
 
 lock: ## rewrite requirements.lock from the newest versions that fit pyproject.toml
 	@rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
-	@.lock-venv/bin/pip install --quiet "setuptools>=75" ".[test,mesh]"
+	@.lock-venv/bin/pip install --quiet "setuptools>=75" ".[test]"
 	@.lock-venv/bin/pip install --quiet --no-deps torchcfm  # only a test oracle; its own needs are large
 	@{ head -n 1 requirements.lock; .lock-venv/bin/pip freeze --all --exclude sextant --exclude pip | sort -f; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock && rm -rf .lock-venv

@@ -181,3 +181,66 @@ class Autoencoder(Protocol):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Codes (n, code) to inputs (n, *shape)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TissueMesh:
+    """A body of linear tetrahedra at rest.
+
+    Args:
+        positions: of the nodes (N, 3), float64, metres.
+        tetrahedra: node numbers (T, 4), int64, of positive volume.
+        surface: triangles (F, 3), int64, counter-clockwise seen from outside.
+        fixed: nodes (N,) bool that never move.
+    """
+
+    positions: np.ndarray
+    tetrahedra: np.ndarray
+    surface: np.ndarray
+    fixed: np.ndarray
+
+
+@dataclass(frozen=True)
+class Grasps:
+    """What the tools do to a mesh, B times.
+
+    Args:
+        nodes: held nodes (B, n), int64; -1 fills up where fewer than n are held.
+        displacement: of the held nodes (B, n, 3), metres; 0 where nothing is held.
+    """
+
+    nodes: Tensor
+    displacement: Tensor
+
+    @property
+    def held(self) -> Tensor:
+        """Which entries are real, (B, n) bool."""
+        return self.nodes >= 0
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    def rows(self, rows: Tensor | slice) -> Grasps:
+        """Some of them."""
+        return Grasps(self.nodes[rows], self.displacement[rows])
+
+
+@dataclass(frozen=True)
+class Material:
+    """An isotropic elastic material.
+
+    Args:
+        young: Young's modulus, Pa.
+        poisson: Poisson's ratio.
+    """
+
+    young: float
+    poisson: float
+
+
+@runtime_checkable
+class Simulator(Protocol):
+    """A student that says how tissue gives way."""
+
+    def simulate(self, mesh: TissueMesh, grasps: Grasps, material: Material) -> Tensor:
+        """The displacement (B, N, 3), metres, float32, of every node under each grasp."""

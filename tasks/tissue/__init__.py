@@ -1,0 +1,1 @@
+"""Soft tissue under surgical tools: finite elements, exams and tables."""
