@@ -34,16 +34,21 @@ class Judged:
 
 
 def write_settings(
-    conf: Path, task: str, settings: Mapping[str, Mapping[str, Any]], judged_on: str
+    conf: Path,
+    task: str,
+    settings: Mapping[str, Mapping[str, Any]],
+    judged_on: str,
+    place: str = PLACE,
 ) -> None:
     """Puts settings by method into conf/tuned/<task>.yaml; those of other methods stay.
 
     Args:
         judged_on: the task on which the grids were carried out.
+        place: where in a run's config settings go.
     """
     path = conf / "tuned" / f"{task}.yaml"
     known = yaml.safe_load(path.read_text()) if path.exists() else {}
-    lines = [f"# @package {PLACE}", "# Written by tuning/, which keeps the scores of the grids in"]
+    lines = [f"# @package {place}", "# Written by tuning/, which keeps the scores of the grids in"]
     lines += [
         f"# {scores_file(Path(), judged_on)}. An ablation takes over what was chosen for another."
     ]

@@ -32,7 +32,7 @@ def cells(text, title):
         ("steps", "Steps, N = 64", 9),
         ("lengths", "Lengths, ms", 2),
         ("sizes", "LUNA is faster than SDPA", 2),
-        ("all", "All attentions", 16),
+        ("all", "All attentions", 20),
         ("stream", "Causal form", 3),
     ],
 )

@@ -88,12 +88,24 @@ class DifferentialAttention(Attention):
             raise ValueError(
                 f"values must be as wide as the queries ({len(self.gain)}), got {values.shape[-1]}"
             )
-        queries, keys = queries.chunk(2, -1), keys.chunk(2, -1)
-        a, b, c, d = self.vectors.to(values.dtype)
-        share = (a @ b).exp() - (c @ d).exp() + self.first_lambda
-        first = self.first(queries[0], keys[0], values, key_mask)
-        mixed = first - share * self.second(queries[1], keys[1], values, key_mask)
+        mixed = self._mixed(queries, keys, values, key_mask)
         normed = functional.rms_norm(
             mixed, (mixed.shape[-1],), self.gain.to(values.dtype), eps=1e-5
         )
         return (1 - self.first_lambda) * normed
+
+    @torch.no_grad()
+    def weights(self, queries: Tensor, keys: Tensor, key_mask: Tensor | None = None) -> Tensor:
+        """The matrix A(q1, k1) - l A(q2, k2), (B, H, N, M), whose rows sum to 1 - l."""
+        unit = torch.eye(keys.shape[2], dtype=keys.dtype, device=keys.device)
+        unit = unit.expand(*keys.shape[:2], -1, -1).contiguous()
+        return self._mixed(queries, keys, unit, key_mask)
+
+    def _mixed(
+        self, queries: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None
+    ) -> Tensor:
+        queries, keys = queries.chunk(2, -1), keys.chunk(2, -1)
+        a, b, c, d = self.vectors.to(values.dtype)
+        share = (a @ b).exp() - (c @ d).exp() + self.first_lambda
+        first = self.first(queries[0], keys[0], values, key_mask)
+        return first - share * self.second(queries[1], keys[1], values, key_mask)

@@ -47,7 +47,7 @@ class ESPAttention(Attention):
     Softsort takes O(L N R (R + D + D_v)) time and O(N (R + D)) memory a head, R growing with the
     scores' range over the square root of the temperature; where R is near N, or the power is 1,
     O(L N M (M + D + D_v)) time and O(N M) memory. Lapsum takes O(L N (D + D_v)) time and
-    O(N (D + D_v)) memory, hard O(L N (log N + D + D_v)) time and O(L N) memory.
+    O(N (D + D_v)) memory from 400 tokens on, hard O(L N (log N + D + D_v)) time and O(L N) memory.
 
     Args:
         heads: H.

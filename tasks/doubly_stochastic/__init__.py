@@ -1,0 +1,1 @@
+"""Doubly stochastic attention on pictures: few tokens, little data, one layer or several."""
