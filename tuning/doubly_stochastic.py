@@ -19,8 +19,8 @@ from chosen import flow, scores_file, write_settings
 
 from sextant.paths import find_project
 from sextant.runs.compose import Composer, merge, spec_from_config
+from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
-from sextant.runs.surroundings import Surroundings
 
 COLUMNS = ("method", "steps", "seeds", "setting", "validation accuracy %", "chosen")
 
@@ -74,14 +74,14 @@ def judge(
     seed: int,
     steps: int,
     setting: Mapping[str, Any],
-    surroundings: Surroundings,
+    context: RunContext,
 ) -> float:
     """Validation accuracy, in percent, of a shortened run with a setting; 0 where it diverged."""
     config = copy.deepcopy(composer.config(task, method, "small", seed))
     config["method"]["module"] = merge(config["method"]["module"], dict(setting))
     for holder in (config["method"]["module"], config["task"]["data"], config["budget"]):
         holder["steps"] = steps
-    record = execute(spec_from_config(config, task, method, "small", None), surroundings)
+    record = execute(spec_from_config(config, task, method, "small", None), context)
     if record["status"] != "done":
         return 0.0
     return record["scores"]["validation_accuracy"]["value"]
@@ -114,12 +114,12 @@ def main() -> None:
     project = find_project()
     composer = Composer(project.conf)
     trainer = composer.setting("trainer", "default")
-    surroundings = Surroundings(project.root, asked.runs / "runs", asked.runs / "ledger", trainer)
+    context = RunContext(project.root, asked.runs / "runs", asked.runs / "ledger", trainer)
     for name in asked.methods:
         method, judged = f"doubly_stochastic/{name}", []
         for setting in grid(name, asked.rates):
             found = [
-                judge(composer, asked.task, method, seed, asked.steps, setting, surroundings)
+                judge(composer, asked.task, method, seed, asked.steps, setting, context)
                 for seed in asked.seeds
             ]
             judged.append((fmean(found), setting))

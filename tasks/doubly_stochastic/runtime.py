@@ -55,8 +55,10 @@ class RuntimeExam:
                         continue
                     own, fused, count = self._measure(kind, attention, tokens)
                     values.append(own)
-                    scores[f"{kind}_ms@{length}"] = Score(1e3 * own, count, "lower")
-                    scores[f"{kind}_ratio@{length}"] = Score(own / fused, count, "lower")
+                    scores[f"{kind}_ms@{length}"] = Score(1e3 * own, count, "lower", timed=True)
+                    scores[f"{kind}_ratio@{length}"] = Score(
+                        own / fused, count, "lower", timed=True
+                    )
                 if length <= self.both_up_to:
                     peak = peak_bytes(lambda held=tokens: both_passes(attention, held), "cpu")
                     scores[f"peak_mb@{length}"] = Score(peak / MEGABYTE, 1, "lower")

@@ -60,7 +60,7 @@ class PictureExam:
         if (count := getattr(student, "parameter_count", None)) is not None:
             scores["parameters"] = Score(float(count), 1, "lower")
         if (seconds := getattr(student, "seconds_a_step", None)) is not None:
-            scores["seconds_a_step"] = Score(seconds, 1, "lower")
+            scores["seconds_a_step"] = Score(seconds, 1, "lower", timed=True)
         return Examination(scores, arrays)
 
     def _confusion(self, student: Any, data: Any, part: str) -> np.ndarray:
