@@ -20,11 +20,11 @@ ALLOWED = {
     "sextant.errors": set(),
     "sextant.runs": {
         "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.options", "sextant.schemas",
-        "sextant.yaml_files"
+        "sextant.words", "sextant.yaml_files"
     },
     "sextant.tables": {
         "sextant.tables", "sextant.runs.ledger", "sextant.runs.spec", "sextant.errors",
-        "sextant.options", "sextant.schemas", "sextant.yaml_files"
+        "sextant.options", "sextant.schemas", "sextant.words", "sextant.yaml_files"
     },
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "scipy", "pandas", "pytorch_lightning", "hydra", "omegaconf", "ot"}

@@ -22,14 +22,6 @@ def settings_of(record: Record) -> dict[str, Any]:
     return {key: value for key, value in (record.get("spec") or {}).items() if key != "seed"}
 
 
-def duration(seconds: float | None) -> str:
-    """`21 s`, `12 min` or `3.4 h`."""
-    seconds = float(seconds or 0.0)
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def commit(record: Record) -> str:
     """The short commit, with a plus where the tree had changes."""
     provenance = record.get("provenance") or {}

@@ -17,7 +17,7 @@ from sextant.runs.launch.cost import Estimator
 from sextant.runs.launch.progress import Progress
 from sextant.runs.plan import write_plan
 from sextant.tables import render
-from sextant.tables.cells import Cell
+from sextant.tables.texts import line_name, line_texts
 from sextant.verbs.arguments import read
 from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
@@ -147,21 +147,9 @@ class RowsAsTheyFill:
         lines = []
         for line in definition.lines:
             if line.row.key in ended:
-                cells = [
-                    f"{column.label} {cell_text(table.cells[line.key, column.key], column.digits)}"
-                    for column in definition.all_columns
-                ]
-                at = "" if line.at is None else f" ({definition.axis} {line.at})"
-                lines.append(f"  {line.row.label}{at}: {', '.join(cells)}")
+                cells = [f"{column.label} {text.whole}" for column, text in line_texts(table, line)]
+                lines.append(f"  {line_name(line, definition.axis)}: {', '.join(cells)}")
         return "\n".join(lines)
-
-
-def cell_text(cell: Cell, digits: int) -> str:
-    """A cell in a few characters: mean and spread, or its state."""
-    if cell.mean is None:
-        return cell.state
-    spread = "" if cell.std is None else f" ± {cell.std:.{digits}f}"
-    return f"{cell.mean:.{digits}f}{spread}"
 
 
 def _has_gpu() -> bool:

@@ -11,9 +11,9 @@ from typing import Any
 
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
-from sextant.runs.launch.progress import duration
 from sextant.runs.watching import Active, Ended, Pace, active, ended
 from sextant.verbs.arguments import read
+from sextant.words import duration
 
 USAGE = """usage: sextant watch [minutes=10] [--once]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sextant.runs.launch.progress import duration
 from sextant.runs.spec import RunSpec
+from sextant.words import duration
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from rich.progress import Progress as Bars
 
 from sextant.runs.spec import RunSpec
 from sextant.runs.worker import describe
+from sextant.words import duration
 
 
 class Progress:
@@ -114,10 +115,3 @@ class Progress:
         now = time.monotonic()
         seconds -= sum(min(now - started, 600) for _, started in self.running.values())
         return f"about {duration(max(0.0, seconds) / self.workers)} left"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 40 s, 12 min, 3.5 h."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

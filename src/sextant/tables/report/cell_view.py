@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sextant.runs.spec import run_command
-from sextant.tables.records import Record, commit, duration, metric_name, outcome
+from sextant.tables.records import Record, commit, metric_name, outcome
 from sextant.tables.report.charts import CurveChart, Points, curve_chart
 from sextant.tables.report.contents import Report, settings_text
 from sextant.tables.report.table_page import Curves
@@ -18,6 +18,7 @@ from sextant.tables.schema import Column, Line, Row
 from sextant.tables.table import Table
 from sextant.tables.templating import render, script
 from sextant.tables.texts import printed_text, seed_list
+from sextant.words import duration
 
 
 def row_script(report: Report, table: Table, row: Row, curves: Curves) -> str:
@@ -90,7 +91,7 @@ def _run(report: Report, record: Record, metrics: Sequence[str]) -> dict[str, An
     return {
         "ended": f"{outcome(record)}{f': {message}' if message else ''}{old}",
         "scores": [_score(record, metric) for metric in metrics],
-        "time": duration(record.get("seconds")),
+        "time": duration(float(record.get("seconds") or 0.0)),
         "commit": commit(record),
     }
 

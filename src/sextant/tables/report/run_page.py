@@ -8,10 +8,11 @@ from typing import Any
 
 from sextant.runs.ledger import Summary
 from sextant.runs.spec import run_command
-from sextant.tables.records import Record, duration, run_file, run_name
+from sextant.tables.records import Record, run_file, run_name
 from sextant.tables.report.charts import Points, curve_chart
 from sextant.tables.report.contents import Report, settings_text
 from sextant.tables.texts import ARROWS, page_stem
+from sextant.words import duration
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def _origin(record: Record, provenance: Mapping[str, Any]) -> Iterator[tuple[str
     machine = hardware.get("gpu" if device == "gpu" else "cpu") or "unknown"
     for name, fingerprint in sorted((provenance.get("data") or {}).items()):
         yield f"Data {name}", fingerprint
-    yield "Time", f"{duration(record.get('seconds'))} on {device}"
+    yield "Time", f"{duration(float(record.get('seconds') or 0.0))} on {device}"
     yield "Machine", f"{machine}, {hardware.get('cores', '?')} cores"
     yield "Memory", "not measured" if memory is None else f"{memory:.0f} MB at most"
     yield "Packages", ", ".join(f"{name} {packages[name]}" for name in sorted(packages))
