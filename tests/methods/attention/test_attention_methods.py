@@ -18,41 +18,6 @@ H, D, V, LENGTH = 2, 6, 6, 40
 SMALL = {"features": 4, "block": 4, "chunk": 4, "pivots": 5, "random_blocks": 1, "iterations": 8}
 """Budgets small enough that nothing is exact only because there is little to approximate."""
 
-DELETED_ANYWHERE = {
-    "SoftmaxAttention",
-    "LinearTransformerAttention",
-    "PerformerAttention",
-    "NystromformerAttention",
-    "KernelizedAttention",
-    "SkyformerAttention",
-    "HedgehogAttention",
-    "T2RAttention",
-    "InformerAttention",
-    "PolaformerAttention",
-    "LOTFormerAttention",
-    "ESPAttention",
-    "SinkhornAttention",
-    "DifferentialAttention",
-    "UniformAttention",
-}
-DELETED_AT_THE_END = {"CosformerAttention", "LinformerAttention"}
-"""These weigh a token by its position, and deleting one in the middle moves the others."""
-CUT_BY_POSITION = {"ReformerAttention", "BigBirdAttention"}
-"""These cut the sequence into blocks, masked tokens included."""
-QUADRATIC = {"KernelizedAttention", "SinkhornAttention", "DifferentialAttention"}
-WITHOUT_STATE = {
-    "SoftmaxAttention",
-    "LinearTransformerAttention",
-    "CosformerAttention",
-    "NystromformerAttention",
-    "KernelizedAttention",
-    "ESPAttention",
-    "SinkhornAttention",
-    "UniformAttention",
-}
-WITHOUT_GRADIENT = {"ReformerAttention": (1,), "UniformAttention": (0, 1)}
-"""Which of queries and keys cannot be learned through."""
-
 
 def classes(modules):
     found = {}
@@ -87,8 +52,11 @@ def drawn(batch=2, number=24, dtype=torch.float64, seed=1):
 every = pytest.mark.parametrize("name", sorted(CLASSES))
 
 
-def test_every_class_is_sorted_by_what_a_mask_means():
-    assert set(CLASSES) == DELETED_ANYWHERE | DELETED_AT_THE_END | CUT_BY_POSITION
+QUADRATIC = {name for name, found in CLASSES.items() if found.quadratic}
+
+
+def masked_by(*kinds):
+    return sorted(name for name, found in CLASSES.items() if found.masking in kinds)
 
 
 @every
@@ -100,12 +68,12 @@ def test_shape_and_dtype(name):
     assert output.isfinite().all()
 
 
-@pytest.mark.parametrize("name", sorted(DELETED_ANYWHERE | DELETED_AT_THE_END))
+@pytest.mark.parametrize("name", masked_by("anywhere", "at the end"))
 @settings(max_examples=6, deadline=None)
 @given(data=st.data())
 def test_a_mask_is_like_deleting(name, data):
     number = 24
-    if name in DELETED_ANYWHERE:
+    if CLASSES[name].masking == "anywhere":
         mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=number, max_size=number)))
         mask[: data.draw(st.integers(6, 9))] = True
         mask = mask[torch.randperm(number, generator=torch.Generator().manual_seed(0))]
@@ -118,7 +86,7 @@ def test_a_mask_is_like_deleting(name, data):
     torch.testing.assert_close(found, attend(*(row[:, :, mask] for row in rows)))
 
 
-@pytest.mark.parametrize("name", sorted(DELETED_ANYWHERE))
+@pytest.mark.parametrize("name", masked_by("anywhere"))
 def test_queries_of_other_tokens_than_the_keys(name):
     """With fewer queries than keys the mask is of keys alone, and all queries are real."""
     attend = build(name).double()
@@ -196,11 +164,11 @@ def test_gradients_reach_everything(name):
     attend.double()(*rows).square().sum().backward()
     for parameter in attend.parameters():
         assert parameter.grad.abs().sum() > 0
-    for place, row in enumerate(rows):
-        if place in WITHOUT_GRADIENT.get(name, ()):
-            assert row.grad is None
-        else:
+    for place, row in zip(("queries", "keys", "values"), rows, strict=True):
+        if place in (*attend.learns_through, "values"):
             assert row.grad.abs().sum() > 0
+        else:
+            assert row.grad is None
 
 
 @every
@@ -211,7 +179,7 @@ def test_state_is_complete(name):
         for parameter in first.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     expected = first(*rows)
-    assert torch.equal(expected, second(*rows)) == (name in WITHOUT_STATE)
+    assert torch.equal(expected, second(*rows)) == (not first.state_dict())
     second.load_state_dict(first.state_dict())
     assert torch.equal(second(*rows), expected)
 
@@ -259,7 +227,9 @@ def largest_tensor(name, number):
     return seen.numbers
 
 
-@pytest.mark.parametrize("name", sorted(set(CLASSES) - QUADRATIC))
+@pytest.mark.parametrize(
+    "name", sorted(set(CLASSES) - {k for k, v in CLASSES.items() if v.quadratic})
+)
 def test_memory_grows_linearly(name):
     short, long = largest_tensor(name, 256), largest_tensor(name, 1024)
     assert long < 1024 * 1024 / 4

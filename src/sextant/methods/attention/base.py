@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,13 @@ class Attention(nn.Module):
     """An attention that is called with queries, keys, values and a key mask.
 
     A subclass writes `attend`; `forward` checks the shapes, keeps what stands in masked rows out of
-    it and gives it float32 (or float64) tensors, outside of autocast, whatever comes in.
+    it and gives it float32 (or float64) tensors, outside of autocast, whatever comes in. What it
+    promises beyond that is said by its attributes, which the tests hold it to:
+
+    - `masking`: a masked key is like a deleted one `anywhere`; `at the end` alone, where a token
+      counts by its position; or the sequence is cut into blocks `by position`, masked ones too.
+    - `quadratic`: whether a step needs memory of N M numbers; else it grows with N + M.
+    - `learns_through`: which of queries and keys get a gradient.
 
     Args:
         heads: H, or None where any number is fine.
@@ -20,6 +28,10 @@ class Attention(nn.Module):
     Raises:
         ValueError: for a given size below 1.
     """
+
+    masking: ClassVar[Literal["anywhere", "at the end", "by position"]] = "anywhere"
+    quadratic: ClassVar[bool] = False
+    learns_through: ClassVar[tuple[str, ...]] = ("queries", "keys")
 
     def __init__(
         self,

@@ -34,6 +34,8 @@ class BigBirdAttention(Attention):
         ValueError: for a block below 1 or a negative number of random blocks.
     """
 
+    masking = "by position"
+
     places: Tensor
 
     def __init__(

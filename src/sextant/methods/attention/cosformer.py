@@ -29,6 +29,8 @@ class CosformerAttention(Attention):
         ValueError: for an epsilon that is not positive.
     """
 
+    masking = "at the end"
+
     def __init__(
         self,
         heads: int | None = None,

@@ -36,6 +36,8 @@ class DifferentialAttention(Attention):
         ValueError: for settings outside these ranges.
     """
 
+    quadratic = True
+
     def __init__(
         self,
         heads: int | None,

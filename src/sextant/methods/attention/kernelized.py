@@ -19,6 +19,8 @@ class KernelizedAttention(Attention):
         length: accepted and checked, else unused.
     """
 
+    quadratic = True
+
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None
     ) -> Tensor:

@@ -29,6 +29,7 @@ class LinformerAttention(Attention):
         ValueError: for fewer than 1 feature or a deviation that is not positive.
     """
 
+    masking = "at the end"
     projection: Tensor
 
     def __init__(

@@ -46,6 +46,9 @@ class ReformerAttention(Attention):
         ValueError: for fewer than 1 round or tokens of a chunk.
     """
 
+    masking = "by position"
+    learns_through = ("queries",)
+
     rotations: Tensor
 
     def __init__(

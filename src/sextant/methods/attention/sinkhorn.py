@@ -35,6 +35,8 @@ class SinkhornAttention(Attention):
         ValueError: for settings outside these ranges.
     """
 
+    quadratic = True
+
     def __init__(
         self,
         heads: int | None = None,

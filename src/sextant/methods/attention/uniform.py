@@ -18,6 +18,8 @@ class UniformAttention(Attention):
         length: accepted and checked, else unused.
     """
 
+    learns_through = ()
+
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None
     ) -> Tensor:
