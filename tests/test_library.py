@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PACKAGES = ("attention", "transport", "flow", "unlearning")
+PACKAGES = ("attention", "conversion", "transport", "flow", "unlearning")
 
 
 @pytest.mark.parametrize("package", PACKAGES)
