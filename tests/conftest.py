@@ -8,18 +8,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
-def wandb_server(monkeypatch, tmp_path):
-    """A stand-in for the W&B server that this process and its children talk to, and to no other."""
+def wandb_client(monkeypatch, tmp_path):
+    """What the W&B client is asked for, in an environment of which nothing leaves this machine."""
     import wandb
 
-    from tests.wandb_server import Server
+    from tests.recorded_wandb import KEY, SERVER, Client
 
     wandb.teardown()  # before its address is taken out, else the end would put a dead one back
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
-    with Server() as server:
-        for name, value in server.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-        yield server
-        wandb.teardown()
+    for name, value in {
+        "WANDB_API_KEY": KEY, "WANDB_BASE_URL": SERVER, "WANDB_DIR": str(tmp_path),
+        "WANDB_ERROR_REPORTING": "false", "WANDB_X_DISABLE_STATS": "true",
+        "WANDB_X_DISABLE_META": "true", "NETRC": "/dev/null",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    yield Client(monkeypatch, tmp_path)
+    wandb.teardown()

@@ -20,11 +20,15 @@ ALLOWED = {
     "sextant.errors": set(),
     "sextant.runs": {
         "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.options", "sextant.schemas",
-        "sextant.words", "sextant.yaml_files"
+        "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
+    },
+    "sextant.wandb": {
+        "sextant.wandb", "sextant.runs", "sextant.tables.schema", "sextant.errors"
     },
     "sextant.tables": {
-        "sextant.tables", "sextant.runs.ledger", "sextant.runs.spec", "sextant.errors",
-        "sextant.options", "sextant.schemas", "sextant.words", "sextant.yaml_files"
+        "sextant.tables", "sextant.runs.curves", "sextant.runs.ledger", "sextant.runs.spec",
+        "sextant.errors", "sextant.options", "sextant.schemas", "sextant.words",
+        "sextant.yaml_files"
     },
 }  # fmt: skip
 HEAVY = {"torch", "numpy", "scipy", "pandas", "pytorch_lightning", "hydra", "omegaconf", "ot"}

@@ -11,10 +11,11 @@ from wandb_workspaces.reports.v2.internal import ReportViewspec
 
 from sextant.cli import main
 from sextant.paths import Project
-from sextant.tables import dashboard
-from sextant.tables.dashboard import TaskRuns
 from sextant.tables.definition import find_table, find_tables
 from sextant.verbs.tabling import runs_of
+from sextant.wandb import dashboard
+from sextant.wandb.dashboard import TaskRuns
+from tests.recorded_wandb import SERVER
 from tests.toy import ROOT
 
 TABLE = find_table(ROOT, 12)
@@ -46,7 +47,7 @@ def definition_file(project: Project) -> dict:
 
 
 def test_without_a_login_the_definition_is_a_file_and_says_how_to_apply_it(
-    project, wandb_server, monkeypatch, capsys
+    project, wandb_client, monkeypatch, capsys
 ):
     monkeypatch.delenv("WANDB_API_KEY")
     assert main(["wandb", "dashboard", "12"]) == 0
@@ -55,7 +56,7 @@ def test_without_a_login_the_definition_is_a_file_and_says_how_to_apply_it(
     path = project.results / "dashboards" / "table-12.small.json"
     command = f"`.venv/bin/sextant wandb dashboard 12 from={path}`"
     assert f"call `wandb login`, then {command}, here or on another machine" in printed
-    assert wandb_server.operations == []
+    assert wandb_client.saved == []
     written = definition_file(project)
     first = (project.results / "dashboards" / "table-12.small.json").read_bytes()
     assert main(["wandb", "dashboard", "12"]) == 0
@@ -64,7 +65,7 @@ def test_without_a_login_the_definition_is_a_file_and_says_how_to_apply_it(
 
 
 def test_every_task_has_its_own_runs_and_the_panels_that_compare_methods(
-    project, wandb_server, monkeypatch
+    project, wandb_client, monkeypatch
 ):
     monkeypatch.delenv("WANDB_API_KEY")
     assert main(["wandb", "dashboard", "12"]) == 0
@@ -100,7 +101,7 @@ def test_every_task_has_its_own_runs_and_the_panels_that_compare_methods(
         assert claim.text in written
 
 
-def test_the_library_reads_its_own_definition_back(project, wandb_server, monkeypatch):
+def test_the_library_reads_its_own_definition_back(project, wandb_client, monkeypatch):
     monkeypatch.delenv("WANDB_API_KEY")
     assert main(["wandb", "dashboard", "12"]) == 0
     written = definition_file(project)
@@ -125,36 +126,30 @@ def test_every_table_has_a_report(table):
         assert any(str(name).startswith(f"score/{column.metric}") for name in bars)
 
 
-def test_logged_in_the_report_is_made_and_then_replaced(project, wandb_server, capsys):
+def test_logged_in_the_report_is_made_and_then_replaced(project, wandb_client, capsys):
     for _ in range(2):
         assert main(["wandb", "dashboard", "12"]) == 0
-        assert f"report: {wandb_server.url}/lab/sextant/reports/" in capsys.readouterr().out
-        assert wandb_server.complaints == []
-        (view,) = wandb_server.views.values()
-        assert json.loads(view["spec"]) == definition_file(project)["spec"]
-    assert view["displayName"] == definition_file(project)["title"]
-    assert wandb_server.operations.count("upsertView") == 2
+        assert f"report: {SERVER}/lab/sextant/reports/" in capsys.readouterr().out
+        saved = json.loads(dashboard.to_json(wandb_client.saved[-1]))
+        assert saved == definition_file(project) | {"entity": "lab"}
+    assert [report.id for report in wandb_client.saved] == ["view-1", "view-1"]
 
 
 def test_the_file_that_was_written_without_a_login_is_applied(
-    project, wandb_server, monkeypatch, capsys, tmp_path
+    project, wandb_client, monkeypatch, capsys, tmp_path
 ):
     with monkeypatch.context() as nobody:
         nobody.delenv("WANDB_API_KEY")
         assert main(["wandb", "dashboard", "12"]) == 0
     carried = tmp_path / "elsewhere.json"
     (project.results / "dashboards" / "table-12.small.json").rename(carried)
-    wandb_server.operations.clear()
     wandb.teardown()
     for _ in range(2):
         assert main(["wandb", "dashboard", "12", f"from={carried}"]) == 0
-        assert f"report: {wandb_server.url}/lab/sextant/reports/" in capsys.readouterr().out
-    assert wandb_server.complaints == []
-    (view,) = wandb_server.views.values()
-    written = json.loads(carried.read_text())
-    assert json.loads(view["spec"]) == written["spec"]
-    assert (view["displayName"], view["description"]) == (written["title"], written["description"])
-    assert wandb_server.operations.count("upsertView") == 2
+        assert f"report: {SERVER}/lab/sextant/reports/" in capsys.readouterr().out
+    saved = json.loads(dashboard.to_json(wandb_client.saved[-1]))
+    assert saved == json.loads(carried.read_text()) | {"entity": "lab"}
+    assert [report.id for report in wandb_client.saved] == ["view-1", "view-1"]
 
 
 @pytest.mark.parametrize(
@@ -168,7 +163,7 @@ def test_the_file_that_was_written_without_a_login_is_applied(
     ],
 )
 def test_a_file_that_is_not_that_tables_is_refused_in_one_sentence(
-    project, wandb_server, capsys, tmp_path, number, text, sentence
+    project, wandb_client, capsys, tmp_path, number, text, sentence
 ):
     path = tmp_path / "given.json"
     if text == "12":
@@ -179,10 +174,10 @@ def test_a_file_that_is_not_that_tables_is_refused_in_one_sentence(
     said = capsys.readouterr().err
     assert sentence in said
     assert said.count("\n") == 1
-    assert wandb_server.views == {}
+    assert wandb_client.saved == []
 
 
-def test_a_server_that_refuses_is_one_sentence(project, wandb_server, monkeypatch, capsys):
+def test_a_server_that_refuses_is_one_sentence(project, wandb_client, monkeypatch, capsys):
     monkeypatch.setenv("WANDB_API_KEY", "f" * 40)
     assert main(["wandb", "dashboard", "12"]) == 2
-    assert f"sextant: {wandb_server.url} does not say who is logged in" in capsys.readouterr().err
+    assert f"sextant: {SERVER} does not say who is logged in" in capsys.readouterr().err

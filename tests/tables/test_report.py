@@ -14,10 +14,11 @@ from urllib.parse import unquote
 import pytest
 from jinja2 import UndefinedError
 
+from sextant.runs.curves import by_metric
 from sextant.tables.claims import differences
 from sextant.tables.register import read_register
 from sextant.tables.report.charts import Frame, scale, thin
-from sextant.tables.report.contents import Before, read_curves
+from sextant.tables.report.contents import Before
 from sextant.tables.report.site import write_site
 from sextant.tables.statistics import mean
 from sextant.tables.templating import render, script
@@ -409,8 +410,8 @@ def test_scales_hold_zero_unless_scores_span_powers_of_ten():
 def test_curves_of_a_run_that_is_being_written(tmp_path):
     path = tmp_path / "curves.csv"
     path.write_text("step,metric,value\n1,loss,2.0\n2,loss,nan\n3,loss,1.5\n3,accuracy,0.5\n4,lo")
-    assert read_curves(path) == {"loss": [(1, 2.0), (3, 1.5)], "accuracy": [(3, 0.5)]}
-    assert read_curves(tmp_path / "none.csv") == {}
+    assert by_metric(path) == {"loss": [(1, 2.0), (3, 1.5)], "accuracy": [(3, 0.5)]}
+    assert by_metric(tmp_path / "none.csv") == {}
     points = [(float(k), float(k)) for k in range(100)]
     few = thin(points, 7)
     assert (len(few), few[0], few[-1]) == (7, points[0], points[-1])

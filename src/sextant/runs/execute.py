@@ -18,9 +18,9 @@ from sextant.runs import code, ledger, provenance, training
 from sextant.runs.build import build
 from sextant.runs.context import RunContext
 from sextant.runs.lease import lease
-from sextant.runs.mirror import make_logger
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder, open_folder, replace_file, write_json
+from sextant.wandb.mirror import make_logger
 
 
 class FinishedParent:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import os
 import random
@@ -18,6 +17,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from sextant.runs import curves
 from sextant.runs.store import RunFolder, replace_file, write_json
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -31,7 +31,7 @@ class OutOfTime(Exception):
     """The run used up its tier's time limit."""
 
 
-class Custodian(pl.Callback):
+class RunCallback(pl.Callback):
     """Checkpoints, stops on request, keeps the time limit, writes curves and progress.
 
     Args:
@@ -55,7 +55,6 @@ class Custodian(pl.Callback):
         self.checkpoint_steps = trainer_settings.get("checkpoint_steps")
         self.log_every = trainer_settings["log_every"]
         self.seconds_before = 0.0
-        self.curves = Curves(folder)
 
     def state_dict(self) -> dict[str, Any]:
         return {"seconds": self.seconds}
@@ -71,12 +70,12 @@ class Custodian(pl.Callback):
         self.started = self.last_checkpoint = self.last_report = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.curves.forget_after(trainer.global_step)
+        curves.keep_until(self.folder.curves, trainer.global_step)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         step, now = trainer.global_step, time.monotonic()
         if step % self.log_every == 0 or step == trainer.max_steps:
-            self.curves.add(step, read_metrics(trainer))
+            curves.add(self.folder.curves, step, read_metrics(trainer))
         if now - self.last_report > 0.5:
             self.last_report = now
             metrics = read_metrics(trainer)
@@ -95,25 +94,6 @@ class Custodian(pl.Callback):
             raise Interrupted
         if self.time_limit is not None and self.seconds > self.time_limit:
             raise OutOfTime(f"over its limit of {self.time_limit:.0f} s at step {step}")
-
-
-class Curves:
-    """curves.csv: step, metric, value; what follows the step a run resumes at is taken back."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.path = folder.curves
-
-    def forget_after(self, step: int) -> None:
-        rows = []
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= step]
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerows([["step", "metric", "value"], *rows])
-
-    def add(self, step: int, metrics: Mapping[str, float]) -> None:
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows([step, name, value] for name, value in metrics.items())
 
 
 class StopRequest:
@@ -165,14 +145,14 @@ def fit(
     if resume is not None:
         checkpoint = torch.load(resume, map_location="cpu", weights_only=True, mmap=True)
         data.first_step = checkpoint["global_step"]
-    hush_lightning()
-    custodian = Custodian(folder, trainer_settings, time_limit, report, stop)
+    silence_lightning()
+    callback = RunCallback(folder, trainer_settings, time_limit, report, stop)
     trainer = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
         accelerator=trainer_settings["accelerator"],
         devices=trainer_settings["devices"],
-        callbacks=[custodian],
+        callbacks=[callback],
         logger=logger or False,
         log_every_n_steps=trainer_settings["log_every"],
         enable_checkpointing=False,
@@ -187,10 +167,10 @@ def fit(
             f"training ended at step {trainer.global_step} of {steps}; the task's data module "
             "gives too few batches"
         )
-    return custodian.seconds
+    return callback.seconds
 
 
-def hush_lightning() -> None:
+def silence_lightning() -> None:
     """Keeps Lightning's advertisements and its remarks on intended choices out of the log."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for remark in (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.runs import curves
 from sextant.runs.launch.owner import worker_of
 from sextant.runs.store import RunFolder, read_json
 
-CURVE_BYTES = 1 << 16
 PATIENCE = (
     5.0  # seconds between a run's folder and its lease beyond which it had an earlier attempt
 )
@@ -110,7 +109,7 @@ def _active(folder: RunFolder, owner: str) -> Active | None:
         steps=state["steps"],
         seen=state["time"],
         metrics=state["metrics"],
-        curve=tuple(curve(folder, next(iter(state["metrics"]), ""))),
+        curve=tuple(curves.last_values(folder.curves, next(iter(state["metrics"]), ""))),
     )
 
 
@@ -143,20 +142,6 @@ def _stopped(folder: RunFolder, at: float) -> Ended | None:
     return Ended(
         spec["run_id"], spec["task"], spec["method"], spec["seed"], "stopped", at, said
     )  # fmt: skip
-
-
-def curve(folder: RunFolder, metric: str) -> list[float]:
-    """The last values of a metric, from the end of a file that may be long."""
-    if not folder.curves.is_file():
-        return []
-    with folder.curves.open("rb") as file:
-        file.seek(max(0, folder.curves.stat().st_size - CURVE_BYTES))
-        lines = file.read().decode(errors="replace").splitlines()
-    values = []
-    for row in csv.reader(lines[1:]):  # the header, or half a line
-        if len(row) == 3 and row[1] == metric:
-            values.append(float(row[2]))
-    return values
 
 
 class Pace:

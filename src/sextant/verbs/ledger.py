@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 
 from sextant.errors import UserError, unknown
 from sextant.paths import find_project
 from sextant.runs import ledger
-from sextant.runs.importing import import_lines
 from sextant.runs.migrations import migrate_frozen, read_migrations
-from sextant.runs.mirror import LINE
 from sextant.runs.store import RunFolder, read_json, write_json
-from sextant.runs.wandb_account import refusals, require_login
 from sextant.verbs.arguments import read
+from sextant.wandb.importing import import_lines, lines_of
 
 USAGE = """usage: sextant ledger import wandb://ENTITY/PROJECT
        sextant ledger migrate
@@ -81,22 +78,3 @@ def import_from(source: str) -> int:
     if outcome.came:
         print("`sextant table all` refills the tables from it")
     return 0
-
-
-def lines_of(entity: str, project: str) -> Iterator[tuple[str, str | None]]:
-    """Every run of a W&B project: its id and the ledger line in its summary."""
-    require_login("read a project")
-    import wandb
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with refusals(f"W&B has no project {entity}/{project} for you"):
-        runs = wandb.Api().runs(f"{entity}/{project}", lazy=False)
-        try:
-            total = len(runs)
-        except ValueError as error:
-            raise UserError(f"W&B has no project {entity}/{project} for you: {error}") from None
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        for run in progress.track(runs, total=total, description="runs"):
-            line = run.summary_metrics.get(LINE)
-            yield run.id, line if isinstance(line, str) else None

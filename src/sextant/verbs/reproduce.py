@@ -22,6 +22,7 @@ from sextant.verbs.arguments import read
 from sextant.verbs.figures import draw
 from sextant.verbs.plan import cost, summary
 from sextant.verbs.tabling import Selection, plan_name, select
+from sextant.wandb.mirror import check_logger
 
 USAGE = """usage: sextant reproduce N [tier=small] [seeds=0,1] [rows=a,b] [columns=c] [where=local]
                            [workers=2] [--retry [failed]] [--yes]
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> int:
     project = find_project()
     trainer = asked.options.get("trainer", "default")
     context = context_of(project, logger, trainer)
+    check_logger(context.logger)
     if where == "slurm":
         cluster = read_cluster(project.conf, asked.options.get("cluster", "default"))
     elif context.processes > 1:

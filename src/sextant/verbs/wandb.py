@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError, unknown
 from sextant.paths import Project, find_project
+from sextant.runs import curves
 from sextant.runs.compose import Composer
-from sextant.runs.lease import Taken, holder, lease
-from sextant.runs.mirror import WandbMirror, is_sent, offline_copies
 from sextant.runs.spec import PROGRAM
 from sextant.runs.store import RunFolder, replace_file
-from sextant.runs.wandb_account import login, refusals, require_login
 from sextant.tables.definition import TableDefinition, find_table
 from sextant.verbs.arguments import Arguments, read
 from sextant.verbs.tabling import TableRuns, fill, runs_of
+from sextant.wandb.account import login, own_entity, require_login
 
 USAGE = """usage: sextant wandb sync [N] [tier=small] | dashboard N [tier=small] [from=FILE]
 
@@ -50,87 +44,24 @@ def main(arguments: list[str]) -> int:
     action, project = asked.words[0], find_project()
     os.environ.setdefault("WANDB_DIR", str(project.results))  # its logs, else in the checkout
     if action == "sync":
-        if len(asked.words) > 1:
-            _copy_table(project, find_table(project.root, asked.words[1]), asked.tier())
-        return sync(project)
+        return sync(project, asked)
     if action == "dashboard":
         return dashboard(project, asked)
     raise unknown("wandb command", action, ["sync", "dashboard"])
 
 
-def sync(project: Project) -> int:
-    """Sends the offline copies that no server has; says how many went and what went wrong."""
-    copies = [
-        copy
-        for path in sorted(project.runs.glob("*/"))
-        for copy in offline_copies(RunFolder(path))
-        if holder(path / "lease") is None  # else it is being written
-    ]
-    waiting = [copy for copy in copies if not is_sent(copy)]
-    if not waiting:
-        print(f"nothing to send: {len(copies)} offline copies, all of them sent")
-        return 0
-    server = require_login(f"send {len(waiting)} runs")
-    settings = Composer(project.conf).setting("logger", "wandb")
-    said = _send(waiting, settings)
-    left = [copy for copy in waiting if not is_sent(copy)]
-    print(f"sent {len(waiting) - len(left)} of {len(waiting)} runs to {server}")
-    if left:
-        for line in said[-10:]:
-            print(f"  {line}", file=sys.stderr)
-        print(f"sextant: {len(left)} are left; the same command sends them", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _send(copies: Sequence[Path], settings: dict[str, Any]) -> list[str]:
-    """Runs `wandb sync` over the copies with a progress bar; returns what it said."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    command = [sys.executable, "-m", "wandb", "sync", "--project", settings["project"]]
-    if settings.get("entity"):
-        command += ["--entity", settings["entity"]]
-    with (
-        tempfile.TemporaryFile("w+") as said,
-        Progress(console=Console(stderr=True), transient=True) as progress,
-    ):
-        bar = progress.add_task("runs", total=len(copies))
-        process = subprocess.Popen(
-            [*command, *(str(copy.parent) for copy in copies)], stdout=said, stderr=said
-        )
-        while True:
-            try:
-                process.wait(0.5)
-                break
-            except subprocess.TimeoutExpired:
-                progress.update(bar, completed=sum(map(is_sent, copies)))
-        said.seek(0)
-        return said.read().splitlines()
-
-
-def _copy_table(project: Project, definition: TableDefinition, tier: str) -> None:
-    """Writes offline copies of a table's finished runs that are on this machine and have none."""
-    from rich.console import Console
-    from rich.progress import track
+def sync(project: Project, asked: Arguments) -> int:
+    """Sends what waits, after making copies of a table's runs where one is named."""
+    from sextant.wandb.sync import copy_finished, send
 
     settings = Composer(project.conf).setting("logger", "wandb")
-    settings |= {"mode": "offline", "table": definition.id}
-    lacking = []
-    for spec in runs_of(project, definition, tier).specs:
-        folder = RunFolder(project.runs / spec.run_id)
-        if folder.result.is_file() and not (folder.path / "wandb").is_dir():
-            lacking.append((spec, folder))
-    if not lacking:
-        return
-    console = Console(stderr=True)
-    for spec, folder in track(lacking, "copies", console=console, transient=True):
-        try:
-            with lease(folder.path / "lease", wait=False):
-                WandbMirror(settings, spec, folder).finish(folder.finished() or {})
-        except Taken:
-            continue  # it is being carried out again and will be copied when it ends
-    print(f"made copies of {len(lacking)} runs of table {definition.number}")
+    if len(asked.words) > 1:
+        definition = find_table(project.root, asked.words[1])
+        specs = runs_of(project, definition, asked.tier()).specs
+        copied = copy_finished(specs, project.runs, {**settings, "table": definition.id})
+        if copied:
+            print(f"made copies of {copied} runs of table {definition.number}")
+    return send(project.runs, settings)
 
 
 def dashboard(project: Project, asked: Arguments) -> int:
@@ -139,23 +70,23 @@ def dashboard(project: Project, asked: Arguments) -> int:
         raise UserError(f"N is missing; {USAGE.splitlines()[0]}")
     if "from" in asked.options:
         return apply(project, find_table(project.root, asked.words[1]), Path(asked.options["from"]))
-    from sextant.tables import dashboard as definition_of
     from sextant.tables import render
+    from sextant.wandb import dashboard as report_of
 
     definition, tier = find_table(project.root, asked.words[1]), asked.tier()
     runs = runs_of(project, definition, tier)
     page = render.FORMATS["md"](fill(project, definition, tier, runs))
     settings = Composer(project.conf).setting("logger", "wandb")
     server, logged_in = login()
-    entity = settings.get("entity") or (_own_entity(server) if logged_in else "")
-    report = definition_of.build(
+    entity = settings.get("entity") or (own_entity(server) if logged_in else "")
+    report = report_of.build(
         definition, tier, _tasks(project, definition, runs), entity, settings["project"], page
     )
     path = project.results / "dashboards" / f"table-{definition.number:02d}.{tier}.json"
-    replace_file(path, lambda beside: beside.write_text(definition_of.to_json(report)))
+    replace_file(path, lambda beside: beside.write_text(report_of.to_json(report)))
     print(f"definition: {path}")
     if logged_in:
-        print(f"report: {_save(report, server)}")
+        print(f"report: {report_of.save(report, server)}")
     else:
         again = f"{PROGRAM} wandb dashboard {definition.number} from={path}"
         print(
@@ -167,25 +98,25 @@ def dashboard(project: Project, asked: Arguments) -> int:
 
 def apply(project: Project, definition: TableDefinition, path: Path) -> int:
     """Makes a table's report on the W&B server from the file that `dashboard` wrote."""
-    from sextant.tables import dashboard as definition_of
+    from sextant.wandb import dashboard as report_of
 
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    report = definition_of.from_json(path.read_text(), str(path))
+    report = report_of.from_json(path.read_text(), str(path))
     if not report.title.startswith(f"Table {definition.number} ({definition.id})"):
         raise UserError(
             f"{path} is the dashboard {report.title!r}, not that of table {definition.number}"
         )
     server = require_login("make a report")
     settings = Composer(project.conf).setting("logger", "wandb")
-    report.entity = report.entity or settings.get("entity") or _own_entity(server)
-    print(f"report: {_save(report, server)}")
+    report.entity = report.entity or settings.get("entity") or own_entity(server)
+    print(f"report: {report_of.save(report, server)}")
     return 0
 
 
 def _tasks(project: Project, definition: TableDefinition, runs: TableRuns) -> dict[str, Any]:
     """The runs of each task, and the curves and pictures that those on this machine left."""
-    from sextant.tables.dashboard import TaskRuns
+    from sextant.wandb.dashboard import TaskRuns
 
     tasks = {}
     for column in definition.columns:
@@ -193,45 +124,14 @@ def _tasks(project: Project, definition: TableDefinition, runs: TableRuns) -> di
             continue
         specs = [spec for spec in runs.specs if spec.task == column.task]
         folders = [RunFolder(project.runs / spec.run_id) for spec in specs]
-        curves = {name for folder in folders for name in _curve_names(folder)}
+        logged = {name for folder in folders for name in _curve_names(folder)}
         samples = {path.stem for folder in folders for path in folder.pictures.glob("*.png")}
         tasks[str(column.task)] = TaskRuns(
-            [spec.run_id for spec in specs], sorted(curves) or ["loss"], sorted(samples)
+            [spec.run_id for spec in specs], sorted(logged) or ["loss"], sorted(samples)
         )
     return tasks
 
 
 def _curve_names(folder: RunFolder) -> set[str]:
     """The metrics of the first logged step; the others log the same."""
-    if not folder.curves.is_file():
-        return set()
-    names, first = set(), None
-    with folder.curves.open(newline="") as file:
-        for row in csv.DictReader(file):
-            first = first or row["step"]
-            if row["step"] != first:
-                break
-            names.add(row["metric"])
-    return names
-
-
-def _own_entity(server: str) -> str:
-    import wandb
-
-    with refusals(f"{server} does not say who is logged in"):
-        return str(wandb.Api().default_entity or "")
-
-
-def _save(report: Any, server: str) -> str:
-    """Creates the report, or replaces the one of the same title; returns its address."""
-    import wandb
-
-    with refusals(f"{server} did not take the report"):
-        existing = wandb.Api().reports(f"{report.entity}/{report.project}")
-        try:
-            found = [known.id for known in existing if known.display_name == report.title]
-        except ValueError:
-            found = []  # no such project yet; saving makes it
-        if found:
-            report.id = found[0]
-        return str(report.save().url)
+    return set(next(curves.steps(folder.curves), (0, {}))[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +12,6 @@ from typing import Any
 from sextant.runs.ledger import Summary
 from sextant.tables.records import Record, settings_of
 from sextant.tables.register import Register
-from sextant.tables.report.charts import Points
 from sextant.tables.schema import TableDefinition
 from sextant.tables.table import Table
 
@@ -53,27 +51,6 @@ class Report:
     figures: Path
     files: Callable[[str], RunFiles]
     before: Before | None = None
-
-
-def read_curves(path: Path) -> dict[str, Points]:
-    """The curves of a `step,metric,value` file by metric; empty where there is no file.
-
-    Lines that are cut off or hold no finite number are left out: a run may be writing them.
-    """
-    found: dict[str, Points] = {}
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return found
-    for line in text.splitlines()[1:]:
-        try:
-            step, metric, value = line.split(",")
-            point = (float(step), float(value))
-        except ValueError:
-            continue
-        if math.isfinite(point[0]) and math.isfinite(point[1]):
-            found.setdefault(metric, []).append(point)
-    return found
 
 
 JSON = json.JSONEncoder(ensure_ascii=False)

@@ -10,13 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from sextant.runs.curves import by_metric
 from sextant.tables import templating
 from sextant.tables.definition import requests
 from sextant.tables.records import run_file
 from sextant.tables.report.cell_view import row_script
 from sextant.tables.report.changes import changes_view
 from sextant.tables.report.charts import Points
-from sextant.tables.report.contents import Report, read_curves
+from sextant.tables.report.contents import Report
 from sextant.tables.report.front import front_view
 from sextant.tables.report.pairs import pairs_script
 from sextant.tables.report.run_page import run_view, runs_view, uses_of_runs
@@ -120,7 +121,7 @@ def _write(report: Report, site: Folder, step: Callable[[], None]) -> None:
     @cache
     def curves(run_id: str) -> Mapping[str, Points]:
         path = report.files(run_id).curves
-        return {} if path is None else read_curves(path)
+        return {} if path is None else by_metric(path)
 
     @cache
     def pictures(run_id: str) -> tuple[tuple[str, int], ...]:

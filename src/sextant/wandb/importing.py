@@ -1,10 +1,10 @@
-"""Rebuilds the ledger from ledger lines that were kept elsewhere, trusting none of them."""
+"""Rebuilds the ledger from the lines that runs on W&B keep, trusting none of them."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from sextant.errors import UserError
 from sextant.runs import identity, ledger
 from sextant.runs.migrations import Migrations, migrate
 from sextant.runs.spec import TIERS
+from sextant.wandb.account import refusals, require_login
+from sextant.wandb.mirror import LINE
 
 NAME = re.compile(r"[a-z0-9_]+(/[a-z0-9_]+)+")
 
@@ -25,6 +27,25 @@ class Import:
     here: list[str] = field(default_factory=list)
     kept: list[tuple[str, str]] = field(default_factory=list)
     refused: list[tuple[str, str]] = field(default_factory=list)
+
+
+def lines_of(entity: str, project: str) -> Iterator[tuple[str, str | None]]:
+    """Every run of a W&B project: its id and the ledger line in its summary."""
+    require_login("read a project")
+    import wandb
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with refusals(f"W&B has no project {entity}/{project} for you"):
+        runs = wandb.Api().runs(f"{entity}/{project}", lazy=False)
+        try:
+            total = len(runs)
+        except ValueError as error:
+            raise UserError(f"W&B has no project {entity}/{project} for you: {error}") from None
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for run in progress.track(runs, total=total, description="runs"):
+            line = run.summary_metrics.get(LINE)
+            yield run.id, line if isinstance(line, str) else None
 
 
 def import_lines(

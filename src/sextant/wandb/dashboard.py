@@ -14,6 +14,7 @@ from typing import Any
 
 from sextant.errors import UserError
 from sextant.tables.schema import Column, TableDefinition
+from sextant.wandb.account import refusals
 
 METHOD = "JobType"  # W&B's field that carries the method
 TITLE_LIMIT = 128
@@ -138,6 +139,21 @@ def from_json(text: str, where: str) -> Any:
     report = wr.Report._from_model(model)
     report.width = model.spec.width  # which the library leaves behind
     return report
+
+
+def save(report: Any, server: str) -> str:
+    """Creates the report, or replaces the one of the same title; returns its address."""
+    import wandb
+
+    with refusals(f"{server} did not take the report"):
+        existing = wandb.Api().reports(f"{report.entity}/{report.project}")
+        try:
+            found = [known.id for known in existing if known.display_name == report.title]
+        except ValueError:
+            found = []  # no such project yet; saving makes it
+        if found:
+            report.id = found[0]
+        return str(report.save().url)
 
 
 def _scores(definition: TableDefinition, column: Column) -> list[Any]:

@@ -7,39 +7,60 @@ sent while the run trains, and a resumed run goes on in the same W&B run.
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import shutil
 import traceback
-from collections.abc import Iterator, Mapping
-from itertools import groupby
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError, unknown
+from sextant.runs import curves
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder
-from sextant.runs.wandb_account import first_line
+from sextant.wandb.account import first_line
 
 MODES = ("offline", "online")
 STEP = "trainer/global_step"  # Lightning's name, so that online and offline curves share an axis
 LINE = "ledger_line"
 SCORE = "score/"
+# what a shell that carries out a run of its own (a sweep's agent, say) would give to ours
+OF_ANOTHER_RUN = (
+    "WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", "WANDB_LAUNCH", "WANDB_RESUME",
+    "WANDB_RUN_GROUP", "WANDB_JOB_TYPE", "WANDB_NAME", "WANDB_NOTES", "WANDB_TAGS",
+)  # fmt: skip
 
 
 def make_logger(settings: Mapping[str, Any], spec: RunSpec, folder: RunFolder) -> Any:
     """The mirror the logger settings name: `kind: csv` (curves.csv alone) or `kind: wandb`.
 
     Raises:
-        UserError: for a kind or mode that is not known, or W&B online without a login.
+        UserError: for settings that `check_logger` refuses, or W&B online without a login.
     """
-    kind = settings.get("kind")
+    check_logger(settings)
+    return NoMirror() if settings["kind"] == "csv" else WandbMirror(settings, spec, folder)
+
+
+def check_logger(settings: Mapping[str, Any]) -> None:
+    """Refuses settings under which no run could be mirrored, before one is carried out.
+
+    Raises:
+        UserError: for a kind or mode that is not known, or a project that W&B takes no runs for.
+    """
+    kind, mode = settings.get("kind"), settings.get("mode", "offline")
+    if kind not in ("csv", "wandb"):
+        raise unknown("logger kind", kind, ["csv", "wandb"])
     if kind == "csv":
-        return NoMirror()
-    if kind == "wandb":
-        return WandbMirror(settings, spec, folder)
-    raise unknown("logger kind", kind, ["csv", "wandb"])
+        return
+    if mode not in MODES:
+        raise unknown("logger.mode", mode, MODES)
+    import wandb
+
+    try:
+        wandb.Settings(project=str(settings["project"]))
+    except wandb.errors.UsageError as error:
+        raise UserError(f"logger.project is refused by W&B: {first_line(error)}") from None
 
 
 class NoMirror:
@@ -67,10 +88,8 @@ class WandbMirror:
 
     def __init__(self, settings: Mapping[str, Any], spec: RunSpec, folder: RunFolder) -> None:
         self.settings, self.spec, self.folder = settings, spec, folder
-        mode = settings.get("mode", "offline")
-        if mode not in MODES:
-            raise unknown("logger.mode", mode, MODES)
-        self.online, self.run, self.lightning = mode == "online", None, None
+        self.online = settings.get("mode", "offline") == "online"
+        self.run, self.lightning = None, None
         if self.online:
             from pytorch_lightning.loggers import WandbLogger
 
@@ -104,6 +123,8 @@ class WandbMirror:
     def _open(self) -> Any:
         if not self.online:
             os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        for name in OF_ANOTHER_RUN:
+            os.environ.pop(name, None)
         import wandb
 
         spec, table = self.spec, self.settings.get("table")
@@ -141,6 +162,12 @@ class WandbMirror:
                 f"logger.mode is online, but W&B does not answer: {first_line(error)}; "
                 "logger=wandb works offline and `sextant wandb sync` sends it later"
             ) from None
+        if run.id != spec.run_id:
+            run.finish(exit_code=1)
+            raise UserError(
+                f"W&B calls run {spec.run_id} {run.id}, after another run of this shell; start "
+                "again without its WANDB_RUN_ID and WANDB_SWEEP_ID"
+            )
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)
         if self.online:
@@ -151,7 +178,7 @@ class WandbMirror:
         """Adds what curves.csv has beyond the last step told: offline all of it, online the step at
         which the run stopped, which Lightning did not come to log."""
         told = run.summary.get(STEP, -1)
-        for step, metrics in curves(self.folder):
+        for step, metrics in curves.steps(self.folder.curves):
             if step - 1 > told:
                 run.log({**metrics, STEP: step - 1})
 
@@ -185,18 +212,6 @@ def summary(record: Mapping[str, Any]) -> dict[str, Any]:
         if score.get("standard_error") is not None:
             shown[f"{SCORE}{name}/standard_error"] = score["standard_error"]
     return {**shown, LINE: json.dumps(dict(record), allow_nan=False)}
-
-
-def curves(folder: RunFolder) -> Iterator[tuple[int, dict[str, float]]]:
-    """The metrics of curves.csv, step by step."""
-    if not folder.curves.is_file():
-        return
-    with folder.curves.open(newline="") as file:
-        rows = [
-            (int(row["step"]), row["metric"], float(row["value"])) for row in csv.DictReader(file)
-        ]
-    for step, of_step in groupby(rows, key=lambda row: row[0]):
-        yield step, {metric: value for _, metric, value in of_step}
 
 
 def offline_copies(folder: RunFolder) -> list[Path]:
