@@ -104,7 +104,8 @@ def commands(page: str) -> list[str]:
     return [command for command in dict.fromkeys(found) if command]
 
 
-PAGES = [(page, command) for page in ("README.md", "REPRODUCE.md") for command in commands(page)]
+READ = ("README.md", "REPRODUCE.md", *(f"docs/{path.name}" for path in ROOT.glob("docs/*.md")))
+PAGES = [(page, command) for page in sorted(READ) for command in commands(page)]
 
 
 @pytest.mark.parametrize(("page", "command"), PAGES)
@@ -136,7 +137,7 @@ def dry_run(words: list[str], monkeypatch) -> None:
         assert cli.main(["plan", *kept]) == 0
     elif words[0] == "run":
         assert run_verb([*words[1:], "--cfg", "job"]) == 0
-    elif words[0] in ("report", "watch", "wandb", "ledger") or words[:2] in (
+    elif words[0] in ("report", "watch", "wandb", "ledger", "verify") or words[:2] in (
         ["data", "fetch"],
         ["data", "verify"],
         ["table", "all"],
@@ -146,9 +147,14 @@ def dry_run(words: list[str], monkeypatch) -> None:
         assert cli.main(words) == 0
 
 
-def test_the_library_examples_of_the_readme_run():
+def examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.DOTALL)
+
+
+def test_the_library_examples_of_the_pages_run():
     names: dict = {}
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    blocks = examples("docs/library.md")
+    assert examples("README.md") == blocks[:1]
     couplings, sliced, attention, unlearning = blocks
     exec(couplings, names)
     paired = (names["target"] - names["source"]).square().sum(1).mean()

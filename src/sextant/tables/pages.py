@@ -33,7 +33,9 @@ def parts(register: Register, tables: Mapping[int, Sequence[Table]]) -> dict[str
         for number, filled in tables.items()
         if filled
     }
-    return {"register": listed.rstrip("\n")} | {n: e.rstrip("\n") for n, e in excerpts.items()}
+    state = render("state.md", register=register, tables=tables)
+    found = {"register": listed, "state": state} | excerpts
+    return {name: text.rstrip("\n") for name, text in found.items()}
 
 
 def fill_page(text: str, generated: Mapping[str, str], name: str) -> str:

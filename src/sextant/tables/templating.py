@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from jinja2.utils import htmlsafe_json_dumps
 
-from sextant.runs.spec import PROGRAM
+from sextant.runs.spec import PROGRAM, TIERS
 from sextant.tables import records, texts
 from sextant.tables.claims import STATUSES
 
@@ -80,7 +80,7 @@ def environment() -> Environment:
     )
     for module, names in WORDS.items():
         made.globals |= {name: getattr(module, name) for name in names}
-    made.globals |= {"PROGRAM": PROGRAM, "STATUSES": STATUSES}
+    made.globals |= {"PROGRAM": PROGRAM, "STATUSES": STATUSES, "TIERS": TIERS}
     made.filters |= {"md": md, "tex": tex}
     return made
 
