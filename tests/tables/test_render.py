@@ -1,8 +1,11 @@
 import csv
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -154,7 +157,7 @@ def test_tex_escapes(text, expected):
 def test_tex_is_balanced_and_aligned(arena_table, plane_table):
     for table in (arena_table, plane_table):
         page = latex(table)
-        for name in ("table", "tabular"):
+        for name in ("table", "tabularx"):
             assert page.count(rf"\begin{{{name}}}") == page.count(rf"\end{{{name}}}") == 1
         bare = page.replace(r"\{", "").replace(r"\}", "")
         assert bare.count("{") == bare.count("}")
@@ -163,8 +166,54 @@ def test_tex_is_balanced_and_aligned(arena_table, plane_table):
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
         plain = [line for line in rows if not line.startswith(r"\multicolumn")]
         assert all(line.count("&") == columns for line in plain)
-    assert r"LUNA & \textbf{38.0 $\pm$ 1.0} (3/3) stale &" in latex(arena_table)
+    page = latex(arena_table)
+    assert (
+        r"LUNA & $\mathbf{38.0}_{\pm 1.0}^{\circ}$ & $38.0_{\pm 1.4}^{2/3}$ & "
+        r"$38.0_{\pm 1.4}^{2/3\circ}$ \\"
+    ) in page
+    assert r" & {\tiny$(36.4)$} $\surd$ & {\tiny(FAIL)} $\surd$ &  \\" in page
     assert r"\multicolumn{3}{l}{\textit{NFE 1}} \\" in latex(plane_table)
+
+
+def test_values_that_cannot_be_compared_are_said_once(arena, ledger):
+    made = ledger(arena, "small").fill(accuracy)
+    page = latex(build(arena, "small", made.planned, made.records))
+    assert page.count("not comparable") == 1
+    assert r"{\tiny$(37.1_{\pm 0.3})$}" in page
+
+
+@pytest.fixture
+def wide(define_arena, ledger):
+    """Makes a table of so many columns."""
+
+    def make(columns):
+        def change(content):
+            column = content["columns"]["listops"]
+            content["columns"] = {f"c{k}": column | {"label": f"List {k}"} for k in range(columns)}
+            content["published"] = {"luna": {"c0": 37.1}}
+            del content["summary"], content["claims"]
+            del content["rows"]["linear"]["not_applicable"], content["margin"]["pathx"]
+
+        made = ledger(define_arena(change), "small").fill(lambda *_: 50.0)
+        return latex(build(made.definition, "small", made.planned, made.records))
+
+    return make
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_tex_compiles_and_up_to_six_columns_fit(arena_table, plane_table, wide, tmp_path):
+    committed = sorted((Path(__file__).parents[2] / "results" / "tables").glob("table-??.tex"))
+    pages = [latex(arena_table), latex(plane_table), wide(6), wide(7)]
+    pages += [path.read_text() for path in committed]
+    assert [r"\begin{sidewaystable}" in page for page in pages[:4]] == [False, False, False, True]
+    head = r"\documentclass{article}\usepackage[T1]{fontenc}\usepackage{booktabs,tabularx,rotating}"
+    body = "\n".join(f"\\typeout{{page {k}}}\n{page}\\clearpage" for k, page in enumerate(pages))
+    (tmp_path / "all.tex").write_text(f"{head}\\begin{{document}}\n{body}\\end{{document}}\n")
+    called = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(called, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    for page, said in zip(pages, re.split(r"\npage \d+\n", done.stdout)[1:], strict=True):
+        assert r"\begin{sidewaystable}" in page or "Overfull" not in said, page[:400]
 
 
 def test_csv_has_full_precision(arena_table):

@@ -87,8 +87,13 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """The table as a TeX float for the booktabs package."""
-    return render("table.tex", table=table)
+    """The table as a TeX float, on its side beyond six columns; claims and notes stand apart."""
+    printed = {
+        cell.line
+        for cell in table.cells.values()
+        if cell.published is not None and cell.published.word not in ("NA", "not found")
+    }
+    return render("table.tex", table=table, printed=printed)
 
 
 def comma_separated(table: Table) -> str:
