@@ -6,12 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from sextant.errors import UserError
-from sextant.runs import ledger
+from sextant.runs import ledger, training
 from sextant.runs.execute import execute
 from sextant.runs.launch.distributed import share_of
 from sextant.runs.plan import write_plan
@@ -42,13 +43,33 @@ def two_processes(plan, folder) -> list[subprocess.Popen]:
     ]
 
 
-def test_two_processes_share_every_batch_and_end_where_one_does(context, tmp_path):
+def stopping_after(step: int):
+    """RunCallback's hook in a run that is stopped after a step."""
+    hook = training.RunCallback.on_train_batch_end
+
+    def stopping(callback, trainer, *arguments):
+        hook(callback, trainer, *arguments)
+        if trainer.global_step == step:
+            raise training.Interrupted
+
+    return stopping
+
+
+def test_two_processes_go_on_from_a_checkpoint_and_end_where_one_does(
+    context, tmp_path, monkeypatch
+):
     parent = shared_spec(steps=10)
     execute(parent, context)
     child = shared_spec(seed=1, steps=60, parents={"start": parent})
     folder = tmp_path / "two"
     (folder / "runs").mkdir(parents=True)
     (folder / "runs" / parent.run_id).symlink_to(context.runs / parent.run_id)
+    begun = replace(context, runs=folder / "runs", ledger=folder / "ledger")
+    begun.trainer = {**context.trainer, "checkpoint_steps": 20}
+    with monkeypatch.context() as patched:
+        patched.setattr(training.RunCallback, "on_train_batch_end", stopping_after(20))
+        with pytest.raises(training.Interrupted):
+            execute(child, begun)
     processes = two_processes(write_plan([child], tmp_path / "plans", "toy"), folder)
     for process in processes:
         _, complaint = process.communicate(timeout=120)
@@ -63,6 +84,8 @@ def test_two_processes_share_every_batch_and_end_where_one_does(context, tmp_pat
         torch.load(RunFolder(runs / child.run_id).student)
         for runs in (folder / "runs", context.runs)
     )
+    curve = RunFolder(folder / "runs" / child.run_id).curves.read_text().splitlines()
+    assert [row.split(",")[0] for row in curve[1:]] == [*map(str, range(2, 21, 2)), "50", "60"]
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-4, atol=1e-5)
     assert not list((folder / "runs" / child.run_id / "processes").iterdir())

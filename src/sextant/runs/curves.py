@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+from sextant.runs.store import disk_errors, replace_file
 
 HEADER = ("step", "metric", "value")
 END_BYTES = 1 << 16  # what is read where the last values are enough
 
 
-def add(path: Path, step: int, metrics: Mapping[str, float]) -> None:
-    """Adds what a step logged."""
-    with path.open("a", newline="") as file:
-        csv.writer(file).writerows([step, name, value] for name, value in metrics.items())
+class Curves:
+    """Writes the file of a run.
+
+    A checkpoint keeps the text up to its step, so a resumed run writes the file anew, whatever
+    became of it.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.text = _as_csv([HEADER])
+
+    def write(self) -> None:
+        """Writes the file as the run knows it."""
+        replace_file(self.path, lambda path: path.write_text(self.text, newline=""))
+
+    def add(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds what a step logged."""
+        rows = _as_csv([step, name, value] for name, value in metrics.items())
+        self.text += rows
+        with disk_errors(self.path), self.path.open("a", newline="") as file:
+            file.write(rows)
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Begins the file, or takes back what follows the step a run resumes at."""
-    kept = [row for row in _rows(path) if row[0] <= step]
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows([HEADER, *kept])
+def _as_csv(rows: Iterable[Sequence[Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue()
 
 
 def steps(path: Path) -> Iterator[tuple[int, dict[str, float]]]:

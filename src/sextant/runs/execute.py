@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 import traceback
 from collections.abc import Mapping
@@ -11,15 +13,24 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from sextant.contracts import Examination, Streams
 from sextant.errors import UserError
-from sextant.runs import code, ledger, provenance, training
+from sextant.runs import code, ledger, provenance, tensors, training
 from sextant.runs.build import build
 from sextant.runs.context import RunContext
-from sextant.runs.lease import lease
+from sextant.runs.lease import Lease, lease
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import RunFolder, open_folder, replace_file, write_json
+from sextant.runs.store import (
+    RunFolder,
+    disk_errors,
+    disk_trouble,
+    open_folder,
+    replace_file,
+    set_aside,
+    write_json,
+)
 from sextant.wandb.mirror import make_logger
 
 
@@ -28,12 +39,22 @@ class FinishedParent:
 
     def __init__(self, spec: RunSpec, folder: RunFolder) -> None:
         self.run_id, self.spec, self.folder = spec.run_id, spec.settings, folder.path
-        self._student = folder.student
+        self._student, self._command = folder.student, spec.command()
 
     def load(self) -> torch.nn.Module:
-        """The trained student on the CPU, in evaluation mode."""
+        """The trained student on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: where its file is damaged; it is set aside.
+        """
         student = build(self.spec["method"]["module"])
-        student.load_state_dict(torch.load(self._student, map_location="cpu", weights_only=True))
+        try:
+            weights = tensors.load(self._student)
+        except tensors.Damaged as damage:
+            raise UserError(
+                f"{damage} and set aside; the parent is made again with: {self._command}"
+            ) from None
+        student.load_state_dict(weights)
         return student.eval().requires_grad_(False)
 
 
@@ -46,28 +67,74 @@ def execute(spec: RunSpec, context: RunContext, again: bool = False) -> dict[str
     Raises:
         sextant.runs.lease.Taken: another process works on it and `wait` is false.
         sextant.runs.training.Interrupted: the run was asked to stop and can be resumed.
-        UserError: the settings cannot be built, a parent is missing, or the disk is full.
+        UserError: the settings cannot be built, a parent is missing, or the machine is at fault
+            (a full disk, a file that may not be read, a library that is not there).
     """
     folder = open_folder(context.runs, spec)
-    with lease(folder.path / "lease", context.wait, context.on_wait):
+    with (
+        lease(folder.path / "lease", context.wait, context.on_wait) as held,
+        disk_errors(folder.path),
+    ):
+        folder.forget_half_written()
         mirror = None
-        record = None if again else folder.finished()
+        record = _ended_before(folder)
+        if again and record is not None and record["status"] == "failed":
+            _forget_failure(folder, record, spec.time_limit)
+            record = None
         if record is None or (record["status"] == "done" and not folder.student.is_file()):
-            record, mirror = _attempt(spec, folder, context)
+            record, mirror = _attempt(spec, folder, context, held)
+            held.check()
             write_json(folder.result, record)
         known = ledger.read(context.ledger, [spec.run_id]).get(spec.run_id)
         if known is None or _outcome(known) != _outcome(record):
+            held.check()
             ledger.append(context.ledger, record)
         if mirror is not None:
             mirror.finish(record)
     return record
 
 
+def _ended_before(folder: RunFolder) -> dict[str, Any] | None:
+    """How the run ended, or None; a result that cannot be read is set aside."""
+    try:
+        record = folder.finished()
+        fault = None if record is None else ledger.problem(record)
+    except UserError as error:
+        record, fault = None, str(error).partition(";")[0]
+    if fault:
+        print(f"{folder.result} {fault}: it is set aside and the run begins anew")
+        set_aside(folder.result)
+        return None
+    return record
+
+
+def _forget_failure(folder: RunFolder, record: Mapping[str, Any], time_limit: float | None) -> None:
+    """What failed is tried again from its beginning, lest it fail from the same checkpoint again.
+
+    A run that had too little memory goes on where it stopped, and so does one whose time limit was
+    raised since.
+    """
+    goes_on = record["reason"] == "oom"
+    if record["reason"] == "timeout":
+        checkpoint = tensors.load_checkpoint(folder.checkpoint)
+        spent = (
+            checkpoint["callbacks"][training.RunCallback.__qualname__]["seconds"]
+            if checkpoint
+            else 0.0
+        )
+        goes_on = time_limit is None or spent < time_limit
+    if not goes_on:
+        folder.checkpoint.unlink(missing_ok=True)
+    folder.result.unlink()
+
+
 def _outcome(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return record["status"], record.get("reason"), record["scores"]
 
 
-def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dict[str, Any], Any]:
+def _attempt(
+    spec: RunSpec, folder: RunFolder, context: RunContext, held: Lease
+) -> tuple[dict[str, Any], Any]:
     """Trains and examines; what goes wrong with the run itself becomes its result.
 
     Returns:
@@ -75,6 +142,7 @@ def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dic
     """
     started = time.monotonic()
     device = device_of(context.trainer["accelerator"])
+    training.forget_peak_memory(device)
     record: dict[str, Any] = {
         "run_id": spec.run_id,
         "task": spec.task,
@@ -91,7 +159,7 @@ def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dic
     begin_anew_with_other_code(folder, digest)
     logger = make_logger(context.logger, spec, folder)
     try:
-        examination, data, seconds = _study_and_examine(spec, folder, context, logger)
+        examination, data, seconds = _study_and_examine(spec, folder, context, logger, held)
         record["scores"] = {name: score.to_json() for name, score in examination.scores.items()}
         record["provenance"]["data"] = data.fingerprints()
         record["status"] = "done"
@@ -100,6 +168,11 @@ def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dic
         raise
     except Exception as error:
         traceback.print_exc()
+        trouble = trouble_of_the_machine(error)
+        if trouble:
+            logger.abandon()
+            held.check()
+            raise UserError(f"{spec.title}: {trouble}; nothing is recorded") from error
         reason, message = failure(error)
         record |= {"status": "failed", "reason": reason, "message": message}
         record["provenance"].setdefault("data", {})
@@ -112,7 +185,7 @@ def _attempt(spec: RunSpec, folder: RunFolder, context: RunContext) -> tuple[dic
 def begin_anew_with_other_code(folder: RunFolder, digest: str) -> None:
     """Drops what an earlier attempt with other code left, so that one code computes a result."""
     if folder.checkpoint.is_file() and (
-        not folder.code.is_file() or folder.code.read_text().strip() != digest
+        not folder.code.is_file() or folder.code.read_text(errors="replace").strip() != digest
     ):
         print("the code has changed since the checkpoint was written: the run begins anew")
         folder.checkpoint.unlink()
@@ -120,7 +193,7 @@ def begin_anew_with_other_code(folder: RunFolder, digest: str) -> None:
 
 
 def _study_and_examine(
-    spec: RunSpec, folder: RunFolder, context: RunContext, logger: Any
+    spec: RunSpec, folder: RunFolder, context: RunContext, logger: Any, held: Lease
 ) -> tuple[Examination, Any, float]:
     settings = spec.settings
     streams = Streams(spec.seed)
@@ -144,15 +217,17 @@ def _study_and_examine(
                 context.report,
                 stop,
                 logger.lightning,
+                held.check,
             )
     started = time.monotonic()
+    held.check()
+    weights = student.state_dict() if isinstance(student, torch.nn.Module) else {}
+    replace_file(folder.student, lambda path: tensors.save(weights, path))
     if isinstance(student, torch.nn.Module):
-        replace_file(folder.student, lambda path: torch.save(student.state_dict(), path))
         student.eval()
-    else:
-        replace_file(folder.student, lambda path: torch.save({}, path))
     exam = build(settings["task"]["exam"])
     examination = exam.examine(student, data, streams, parents)
+    held.check()
     _save(examination, folder)
     folder.checkpoint.unlink(missing_ok=True)
     return examination, data, seconds + time.monotonic() - started
@@ -187,9 +262,33 @@ def _save(examination: Examination, folder: RunFolder) -> None:
 
 
 def device_of(accelerator: str) -> str:
-    """cpu or gpu, as the trainer will choose."""
-    wants = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
-    return "gpu" if wants else "cpu"
+    """cpu or gpu, as the trainer will choose.
+
+    Raises:
+        UserError: for a GPU that is not here.
+    """
+    wants = accelerator in ("gpu", "cuda")
+    if wants and not torch.cuda.is_available():
+        raise UserError(f"trainer.accelerator is {accelerator}, but torch finds no GPU here")
+    return "gpu" if wants or (accelerator == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def trouble_of_the_machine(error: BaseException | None) -> str | None:
+    """What is wrong where a run was carried out, which says nothing of its method; else None."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return disk_trouble(error)
+        if isinstance(error, ImportError):
+            return f"{error}; `make setup` installs what is needed"
+        if isinstance(error, MisconfigurationException):
+            return (str(error).splitlines() or [""])[0]
+        if isinstance(error, RuntimeError):
+            # torch tells in words of its own, with a disk's errors in them
+            for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                if os.strerror(number) in str(error):
+                    return disk_trouble(OSError(number, os.strerror(number)))
+        error = error.__cause__
+    return None
 
 
 def failure(error: Exception) -> tuple[str, str]:

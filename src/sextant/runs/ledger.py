@@ -44,9 +44,9 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
     Raises:
         UserError: for a record with a missing field or an unknown status, or a full disk.
     """
-    problem = _problem(record)
-    if problem:
-        raise UserError(f"a ledger line {problem}")
+    fault = problem(record)
+    if fault:
+        raise UserError(f"a ledger line {fault}")
     ordered = {field: record[field] for field in FIELDS} | dict(record)
     modules = record["provenance"].get("code")
     if isinstance(modules, Mapping):
@@ -136,9 +136,9 @@ def parse(line: str, where: str) -> dict[str, Any]:
         record = json.loads(line)
     except json.JSONDecodeError as error:
         raise _corrupt(where, f"is not valid JSON ({error})") from None
-    problem = _problem(record)
-    if problem:
-        raise _corrupt(where, problem)
+    fault = problem(record)
+    if fault:
+        raise _corrupt(where, fault)
     return record
 
 
@@ -152,7 +152,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def _problem(record: Any) -> str | None:
+def problem(record: Any) -> str | None:
     if not isinstance(record, Mapping):
         return "is not a mapping"
     missing = [field for field in FIELDS if field not in record]

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sextant.errors import UserError
 from sextant.runs.spec import RunSpec
+
+WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ class RunFolder:
     def log(self) -> Path:
         return self.path / "log.txt"
 
+    def forget_half_written(self) -> None:
+        """Removes what killed processes left of files that only the owner of the run writes."""
+        ours = (self.checkpoint, self.code, self.student, self.state, self.curves, self.samples)
+        for path in (*ours, self.result, self.pictures / "*"):
+            for left in path.parent.glob(f".{path.name}.*"):
+                left.unlink(missing_ok=True)
+
     def finished(self) -> dict[str, Any] | None:
         """The ledger line this folder's run ended with, or None while it has not ended."""
         return read_json(self.result) if self.result.is_file() else None
@@ -81,17 +90,35 @@ def open_folder(runs: Path, spec: RunSpec) -> RunFolder:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns a full or read-only disk into a sentence."""
+    """Turns a full, read-only or failing disk into a sentence."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            reason = "the disk is full; free some space and run the same command again"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            reason = "it may not be written"
-        else:
-            raise
-        raise UserError(f"cannot write {path}: {reason}") from error
+        raise UserError(f"cannot write {path}: {disk_trouble(error)}") from error
+
+
+def disk_trouble(error: OSError) -> str:
+    """What is wrong with a disk, and what to do."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; free some space and run the same command again"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        where = f" ({error.filename})" if error.filename else ""
+        return f"it may not be written{where}"
+    return str(error)
+
+
+def set_aside(path: Path) -> None:
+    """Keeps a damaged file beside, under a name that nobody reads."""
+    with disk_errors(path):
+        os.replace(path, path.with_name(f"{path.name}.damaged"))
+
+
+def is_path_of(path: Path, descriptor: int) -> bool:
+    """Whether an open file is still what its path names: it may have been deleted or replaced."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(descriptor))
+    except OSError:
+        return False
 
 
 def replace_file(path: Path, write: Callable[[Path], None]) -> None:
@@ -114,22 +141,50 @@ def replace_file(path: Path, write: Callable[[Path], None]) -> None:
 def append_line(path: Path, line: str) -> None:
     """Adds a line under a lock; a write that fails leaves the file as it was.
 
+    A line that was cut off before stays a line of its own.
+
     Raises:
         UserError: for a full or read-only disk.
     """
-    content = (line + "\n").encode()
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = os.fstat(file.fileno()).st_size
-            try:
-                if file.write(content) != len(content):
-                    raise OSError(errno.ENOSPC, "no space left on device")
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), size)
-                raise
+        while True:
+            with path.open("a+b", buffering=0) as file:
+                lock(file.fileno())
+                if not is_path_of(path, file.fileno()):
+                    continue  # replaced meanwhile, by git or by a migration
+                _append(file, f"{line}\n".encode())
+                return
+
+
+def _append(file: BinaryIO, content: bytes) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size:
+        file.seek(size - 1)
+        if file.read(1) != b"\n":
+            content = b"\n" + content
+    try:
+        if file.write(content) != len(content):
+            raise OSError(errno.ENOSPC, "no space left on device")
+        os.fsync(file.fileno())
+    except OSError:
+        os.ftruncate(file.fileno(), size)
+        raise
+
+
+def lock(descriptor: int, wait: bool = True) -> bool:
+    """Locks an open file for this process alone; False where the file system has no such locks.
+
+    Raises:
+        BlockingIOError: where another process holds the lock and `wait` is false.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError as error:
+        if error.errno in WITHOUT_LOCKS:
+            return False
+        raise
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

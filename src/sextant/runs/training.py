@@ -9,22 +9,25 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from sextant.runs import curves
+from sextant.runs.curves import Curves
 from sextant.runs.store import RunFolder, replace_file, write_json
+from sextant.runs.tensors import ReadOnce, load_checkpoint
 
 Report = Callable[[int, int, Mapping[str, float]], None]
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop; its checkpoint is written and the same command resumes it."""
+    """The run was asked to stop; the same command resumes it from its last checkpoint."""
 
 
 class OutOfTime(Exception):
@@ -40,6 +43,7 @@ class RunCallback(pl.Callback):
         time_limit: seconds of training over all attempts together, or None.
         report: told (step, steps, metrics) at most twice a second.
         stop: becomes true when the run is asked to stop.
+        still_ours: raises once another process may have taken over the folder.
     """
 
     def __init__(
@@ -49,18 +53,23 @@ class RunCallback(pl.Callback):
         time_limit: float | None,
         report: Report,
         stop: StopRequest,
+        still_ours: Callable[[], None],
     ) -> None:
         self.folder, self.time_limit, self.report, self.stop = folder, time_limit, report, stop
+        self.still_ours = still_ours
         self.checkpoint_seconds = trainer_settings["checkpoint_seconds"]
         self.checkpoint_steps = trainer_settings.get("checkpoint_steps")
         self.log_every = trainer_settings["log_every"]
         self.seconds_before = 0.0
+        self.metrics: dict[str, float] = {}
+        self.curves = Curves(folder.curves)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seconds": self.seconds}
+        return {"seconds": self.seconds, "metrics": self.metrics, "curves": self.curves.text}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.seconds_before = state["seconds"]
+        self.seconds_before, self.metrics = state["seconds"], state["metrics"]
+        self.curves.text = state["curves"]
 
     @property
     def seconds(self) -> float:
@@ -70,22 +79,26 @@ class RunCallback(pl.Callback):
         self.started = self.last_checkpoint = self.last_report = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        curves.keep_until(self.folder.curves, trainer.global_step)
+        self.curves.write()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         step, now = trainer.global_step, time.monotonic()
-        if step % self.log_every == 0 or step == trainer.max_steps:
-            curves.add(self.folder.curves, step, read_metrics(trainer))
-        if now - self.last_report > 0.5:
+        log = step % self.log_every == 0 or step == trainer.max_steps
+        report = now - self.last_report > 0.5
+        save = now - self.last_checkpoint > self.checkpoint_seconds or self.stop.requested
+        save = save or bool(self.checkpoint_steps and step % self.checkpoint_steps == 0)
+        if log or report or save:
+            self.still_ours()
+            # Lightning forgets at a resume what a student logged in earlier steps alone.
+            self.metrics |= read_metrics(trainer)
+        if log:
+            self.curves.add(step, self.metrics)
+        if report:
             self.last_report = now
-            metrics = read_metrics(trainer)
-            self.report(step, trainer.max_steps, metrics)
-            write_json(
-                self.folder.state,
-                {"step": step, "steps": trainer.max_steps, "metrics": metrics, "time": time.time()},
-            )
-        due = self.checkpoint_steps and step % self.checkpoint_steps == 0
-        if due or now - self.last_checkpoint > self.checkpoint_seconds or self.stop.requested:
+            self.report(step, trainer.max_steps, self.metrics)
+            told = {"step": step, "steps": trainer.max_steps, "metrics": self.metrics}
+            write_json(self.folder.state, {**told, "time": time.time()})
+        if save:
             replace_file(
                 self.folder.checkpoint, partial(trainer.save_checkpoint, weights_only=False)
             )
@@ -130,8 +143,9 @@ def fit(
     report: Report,
     stop: StopRequest,
     logger: Any = None,
+    still_ours: Callable[[], None] = lambda: None,
 ) -> float:
-    """Trains for `steps` optimiser steps, from the checkpoint if there is one.
+    """Trains for `steps` optimiser steps, from the checkpoint if there is one that can be read.
 
     Returns:
         Seconds of training, those before an interruption included.
@@ -140,13 +154,10 @@ def fit(
         Interrupted: when asked to stop, after writing a checkpoint.
         OutOfTime: past the time limit.
     """
-    resume = folder.checkpoint if folder.checkpoint.is_file() else None
-    data.first_step = 0
-    if resume is not None:
-        checkpoint = torch.load(resume, map_location="cpu", weights_only=True, mmap=True)
-        data.first_step = checkpoint["global_step"]
+    checkpoint = load_checkpoint(folder.checkpoint)
+    data.first_step = checkpoint["global_step"] if checkpoint else 0
     silence_lightning()
-    callback = RunCallback(folder, trainer_settings, time_limit, report, stop)
+    callback = RunCallback(folder, trainer_settings, time_limit, report, stop, still_ours)
     trainer = pl.Trainer(
         max_steps=steps,
         max_epochs=-1,
@@ -160,8 +171,17 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
+        plugins=[ReadOnce(checkpoint)],
     )
-    trainer.fit(student, datamodule=data, ckpt_path=resume, weights_only=True)
+    resume = folder.checkpoint if checkpoint else None
+    del checkpoint  # Lightning lets go of it once it has been restored
+    try:
+        trainer.fit(student, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as left:
+        # Lightning leaves by itself where a signal comes between the end of a step and the next.
+        if isinstance(left, SIGTERMException) or isinstance(left.__context__, KeyboardInterrupt):
+            raise Interrupted from left
+        raise
     if trainer.global_step != steps:
         raise RuntimeError(
             f"training ended at step {trainer.global_step} of {steps}; the task's data module "
@@ -192,10 +212,23 @@ def read_metrics(trainer: pl.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+def forget_peak_memory(device: str) -> None:
+    """Begins to measure: a worker carries out many runs."""
+    if device == "gpu":
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):  # not Linux, or not allowed: then the process's peak is told
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_memory_mb(device: str) -> float:
-    """The largest memory in use so far: on the GPU for GPU runs, of this process otherwise."""
+    """The largest memory in use since it was last forgotten: of the GPU for GPU runs, of this
+    process otherwise."""
     if device == "gpu":
         return torch.cuda.max_memory_allocated() / 2**20
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

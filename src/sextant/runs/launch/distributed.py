@@ -134,6 +134,8 @@ def train_as_follower(spec: RunSpec, process: int, context: RunContext) -> None:
             (root / member.run_id).symlink_to((context.runs / member.run_id).resolve())
     along = replace(context, runs=root, ledger=root / "ledger", logger={"kind": "csv"})
     folder = open_folder(root, spec)
+    if run.code.is_file():  # else the checkpoint would count as one of unknown code
+        shutil.copyfile(run.code, folder.code)
     if run.checkpoint.is_file():
         # Process 0 writes no newer one before all of them have begun.
         folder.checkpoint.symlink_to(run.checkpoint.resolve())
