@@ -59,6 +59,22 @@ def masked_by(*kinds):
     return sorted(name for name, found in CLASSES.items() if found.masking in kinds)
 
 
+@pytest.mark.parametrize("name", sorted(WITH_LUNA))
+@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_without_keys_the_answer_is_0_and_without_queries_empty(name, mask, training):
+    accepted = inspect.signature(WITH_LUNA[name]).parameters
+    chosen = {key: value for key, value in SMALL.items() if key in accepted and key != "features"}
+    attention = WITH_LUNA[name](heads=H, head_dimension=D, length=LENGTH, **chosen).train(training)
+    queries, keys, values = drawn(number=5, dtype=torch.float32)
+    seen = torch.ones(2, 5, dtype=torch.bool) if mask else None
+    unseen = torch.ones(2, 0, dtype=torch.bool) if mask else None
+    nothing = attention(queries, keys[:, :, :0], values[:, :, :0], unseen)
+    assert torch.equal(nothing, torch.zeros_like(queries[..., :V]))
+    assert attention(queries[:, :, :0], keys, values, seen).shape == (2, H, 0, V)
+    assert attention(queries[:0], keys[:0], values[:0]).shape == (0, H, 5, V)
+
+
 @every
 def test_shape_and_dtype(name):
     queries, keys, values = drawn(number=23, dtype=torch.float32)

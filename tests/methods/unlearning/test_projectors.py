@@ -97,6 +97,16 @@ def test_gpm_keeps_out_the_fewest_directions_of_the_svd_that_hold_the_energy(see
         np.testing.assert_allclose(made.dense().numpy(), np.eye(8) - top.T @ top, atol=1e-7)
 
 
+@pytest.mark.parametrize("seed", range(60))
+def test_gpm_of_all_energy_keeps_out_the_rank(seed):
+    """The running sum of eigenvalues reaches the trace only up to rounding."""
+    width, rank = 6 + seed % 20, 1 + seed % 6
+    rows = torch.randn(
+        rank, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    assert projector(covariance_of(rows), "gpm", energy=1.0).kept == width - rank
+
+
 def test_gpm_is_the_uncentred_svd_of_sklearn_and_not_the_centred_pca():
     rows = rows_of(300, 9)
     made = projector(covariance_of(rows), "gpm", energy=0.9)

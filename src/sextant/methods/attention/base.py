@@ -7,6 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from sextant.methods.numerics import widened
+
 
 class Attention(nn.Module):
     """An attention that is called with queries, keys, values and a key mask.
@@ -58,13 +60,16 @@ class Attention(nn.Module):
             key_mask: (B, M) bool, True for a real token; None where all are real.
 
         Returns:
-            (B, H, N, D_v) in the dtype of the queries; 0 where a query has no real token to see.
+            (B, H, N, D_v) in the dtype of the queries; 0 where a query has no real token to see,
+            or there are no keys at all.
 
         Raises:
             TypeError: for tensors of different or integer dtypes, or a mask that is not bool.
             ValueError: for shapes that do not go together.
         """
         self.check(queries, keys, values, key_mask)
+        if nothing_to_mix(queries, keys):
+            return queries.new_zeros(*queries.shape[:3], values.shape[3])
         if key_mask is not None:
             unreal = ~key_mask[:, None, :, None]
             keys, values = keys.masked_fill(unreal, 0), values.masked_fill(unreal, 0)
@@ -132,6 +137,11 @@ class Attention(nn.Module):
             )
 
 
+def nothing_to_mix(queries: Tensor, keys: Tensor) -> bool:
+    """Whether there are no keys, or no queries: the output is then 0, or empty."""
+    return keys.shape[2] == 0 or 0 in queries.shape[:3]
+
+
 def linear_attention(
     query_features: Tensor,
     key_features: Tensor,
@@ -156,16 +166,12 @@ def linear_attention(
     """
     query_features, values = widened(query_features), widened(values)
     key_features = masked(widened(key_features), key_mask)
-    summary = key_features.transpose(-1, -2) @ values
-    total = key_features.sum(-2)
-    return (query_features @ summary) / (query_features @ total[..., None]).clamp(min=epsilon)
+    with torch.autocast(values.device.type, enabled=False):
+        summary = key_features.transpose(-1, -2) @ values
+        total = key_features.sum(-2)
+        return (query_features @ summary) / (query_features @ total[..., None]).clamp(min=epsilon)
 
 
 def masked(features: Tensor, key_mask: Tensor | None) -> Tensor:
     """The features (B, H, M, F), 0 where `key_mask` (B, M) is False; whatever stood there."""
     return features if key_mask is None else features.masked_fill(~key_mask[:, None, :, None], 0)
-
-
-def widened(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it is float16 or bfloat16, else itself."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

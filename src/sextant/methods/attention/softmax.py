@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sextant.methods.attention.base import Attention
+from sextant.methods.attention.base import Attention, nothing_to_mix
 
 
 class SoftmaxAttention(Attention):
@@ -29,6 +29,8 @@ class SoftmaxAttention(Attention):
     ) -> Tensor:
         """As `Attention.forward`."""
         self.check(queries, keys, values, key_mask)
+        if nothing_to_mix(queries, keys):
+            return queries.new_zeros(*queries.shape[:3], values.shape[3])
         visible = None
         if key_mask is not None:
             unreal = ~key_mask[:, None, :, None]

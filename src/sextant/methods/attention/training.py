@@ -20,6 +20,7 @@ from sextant.methods.backbones.training import (
     check_schedule,
     stop_if_diverged,
 )
+from sextant.methods.numerics import evaluating
 from sextant.methods.transport.sliced.training import seconds_now
 
 Schedule = Literal["group", "skyformer"]
@@ -217,12 +218,11 @@ class SequenceClassificationModule(pl.LightningModule):
     @torch.no_grad()
     def validation_accuracy(self) -> float:
         """The share of the validation part that `network` classifies rightly now."""
-        self.network.eval()
         correct = total = 0
-        for tokens, mask, labels in self._data.evaluation("validation", self.evaluation_batch):
-            found = self._answers(self.network, tokens, mask, self.device).argmax(1)
-            correct, total = correct + int((found == labels).sum()), total + len(labels)
-        self.network.train()
+        with evaluating(self.network):
+            for tokens, mask, labels in self._data.evaluation("validation", self.evaluation_batch):
+                found = self._answers(self.network, tokens, mask, self.device).argmax(1)
+                correct, total = correct + int((found == labels).sum()), total + len(labels)
         return correct / total
 
     @torch.no_grad()
@@ -242,10 +242,9 @@ class SequenceClassificationModule(pl.LightningModule):
             found.append(module.diagnostics(queries, keys, key_mask))
 
         hooks = [module.register_forward_pre_hook(look) for module in offering]
-        self.network.eval()
         tokens, mask, _ = next(iter(self._data.evaluation("validation", LOOKED_AT)))
-        self._answers(self.network, tokens, mask, self.device)
-        self.network.train()
+        with evaluating(self.network):
+            self._answers(self.network, tokens, mask, self.device)
         for hook in hooks:
             hook.remove()
         dead = [entry["dead_channel_fraction"] for entry in found]

@@ -7,7 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from sextant.methods.attention.base import Attention, masked, widened
+from sextant.methods.attention.base import Attention, masked
+from sextant.methods.numerics import widened
 
 DEVIATION = 0.02
 """Standard deviation of token and position embeddings at the start."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sextant.methods.flow.paths import align
+from sextant.methods.numerics import widened
 
 
 def spread(t: Tensor, std: float) -> Tensor:
@@ -23,6 +24,7 @@ def spread(t: Tensor, std: float) -> Tensor:
     """
     if not std > 0:
         raise ValueError(f"std must be positive, got {std}")
+    t = widened(t)
     return torch.sqrt(((1.0 - t) * std) ** 2 + t**2)
 
 
@@ -39,7 +41,8 @@ def independent_average_velocity(
     Written without the division by t - r, which cancels: s_t^2 - s_r^2 = (t - r) times a
     polynomial. So r = t is no special case and gives the velocity.
     """
-    r, t = align(r, z), align(t, z)
+    z = widened(z)
+    r, t = align(widened(r), z), align(widened(t), z)
     spread_r, spread_t = spread(r, std), spread(t, std)
     slope = ((t + r) - std**2 * (2.0 - t - r)) / (spread_t * (spread_t + spread_r))
     return slope * (z - (1.0 - t) * mean) - mean
@@ -47,7 +50,8 @@ def independent_average_velocity(
 
 def optimal_velocity(z: Tensor, t: Tensor, mean: Tensor | float, std: float) -> Tensor:
     """v(z, t) = (1 - std) (z - (1-t) mean) / ((1-t) std + t) - mean, under the Monge map."""
-    t = align(t, z)
+    z = widened(z)
+    t = align(widened(t), z)
     return (1.0 - std) * (z - (1.0 - t) * mean) / ((1.0 - t) * std + t) - mean
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sextant.methods.flow.mean_flow import squared_error
 from sextant.methods.flow.paths import conditional_velocity, interpolate
+from sextant.methods.numerics import check_not_half, widened
 
 
 def flow_matching_loss(
@@ -23,7 +24,12 @@ def flow_matching_loss(
         source: (n, *shape), paired row by row with target (n, *shape).
         t: (n,) times, 1 at the source.
         labels: (n,) labels of target, or None.
+
+    Raises:
+        TypeError: for a network in half precision.
     """
+    check_not_half(network, "network")
+    t = widened(t)
     velocity = network(interpolate(source, target, t), t, torch.zeros_like(t), labels)
     loss = squared_error(velocity, conditional_velocity(source, target)).mean()
     return loss, loss.detach()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.flow.paths import align, conditional_velocity, interpolate
+from sextant.methods.numerics import check_not_half, widened
 
 
 def velocity_and_derivative(
@@ -44,7 +45,12 @@ def velocity_and_derivative(
         labels: (n,) or None.
         two_passes: u in a pass of its own, so that the tangent's graph is never kept: less memory
             for more time, same gradients. Ignored where the network has its own tangent pass.
+
+    Raises:
+        TypeError: for a network in half precision.
     """
+    check_not_half(network, "network")
+    z, r, t, velocity = (widened(one) for one in (z, r, t, velocity))
 
     def average_velocity(z: Tensor, r: Tensor, t: Tensor) -> Tensor:
         return network(z, t, t - r, labels)
@@ -65,12 +71,13 @@ def velocity_and_derivative(
 
 def regression_target(velocity: Tensor, derivative: Tensor, r: Tensor, t: Tensor) -> Tensor:
     """velocity - (t - r) d/dt u, the right-hand side of the identity, without a graph."""
-    return (velocity - align(t - r, velocity) * derivative).detach()
+    velocity, derivative = widened(velocity), widened(derivative)
+    return (velocity - align(widened(t) - widened(r), velocity) * derivative).detach()
 
 
 def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
     """||prediction - target||^2 summed over everything but the batch: (n, *shape) to (n,)."""
-    return (prediction - target).square().flatten(1).sum(1)
+    return (widened(prediction) - widened(target)).square().flatten(1).sum(1)
 
 
 def adaptive_weight(error: Tensor, power: float, offset: float) -> Tensor:
@@ -79,7 +86,7 @@ def adaptive_weight(error: Tensor, power: float, offset: float) -> Tensor:
     Power 0 is the plain squared loss; power 1 makes every row's loss error / (error + offset),
     which lies in [0, 1) and says nothing about progress: watch the raw error.
     """
-    return (error.detach() + offset).pow(-power)
+    return (widened(error.detach()) + offset).pow(-power)
 
 
 def mean_flow_loss(
@@ -104,6 +111,7 @@ def mean_flow_loss(
         weight_offset: c of the weight.
         two_passes: see `velocity_and_derivative`.
     """
+    r, t = widened(r), widened(t)
     z, velocity = interpolate(source, target, t), conditional_velocity(source, target)
     u, derivative = velocity_and_derivative(network, z, r, t, velocity, labels, two_passes)
     error = squared_error(u, regression_target(velocity, derivative, r, t))

@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from sextant.methods.flow.flow_matching import flow_matching_loss
 from sextant.methods.flow.mean_flow import mean_flow_loss
 from sextant.methods.flow.times import TimeLaw, Uniform, draw_intervals
+from sextant.methods.numerics import widened
 
 
 class Objective(Protocol):
@@ -48,6 +49,7 @@ class FlowMatching:
         labels: Tensor | None,
         generator: Generator,
     ) -> tuple[Tensor, Tensor]:
+        source, target = widened(source), widened(target)
         t = self.times(len(source), generator).to(source)
         return flow_matching_loss(network, source, target, t, labels)
 
@@ -94,6 +96,7 @@ class MeanFlow:
         labels: Tensor | None,
         generator: Generator,
     ) -> tuple[Tensor, Tensor]:
+        source, target = widened(source), widened(target)
         r, t = draw_intervals(self.times, self.share_r_below_t, len(source), generator)
         return mean_flow_loss(
             network,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from sextant.methods.numerics import widened
+
 
 def align(t: Tensor, samples: Tensor) -> Tensor:
     """Times (n,) shaped (n, 1, ..., 1) to multiply samples (n, *shape).
@@ -21,6 +23,8 @@ def align(t: Tensor, samples: Tensor) -> Tensor:
 def interpolate(source: Tensor, target: Tensor, t: Tensor) -> Tensor:
     """z_t = (1 - t) target + t source, for paired samples (n, *shape) and times (n,).
 
+    Half precision becomes float32.
+
     Raises:
         ValueError: for samples of different shapes or a number of times other than n.
     """
@@ -29,10 +33,10 @@ def interpolate(source: Tensor, target: Tensor, t: Tensor) -> Tensor:
             f"source and target must have one shape, got {tuple(source.shape)} "
             f"and {tuple(target.shape)}"
         )
-    t = align(t, source)
+    source, target, t = widened(source), widened(target), align(widened(t), source)
     return (1.0 - t) * target + t * source
 
 
 def conditional_velocity(source: Tensor, target: Tensor) -> Tensor:
-    """d z_t / dt = source - target, constant along the line of a pair."""
-    return source - target
+    """d z_t / dt = source - target, constant along the line of a pair; as `interpolate`."""
+    return widened(source) - widened(target)

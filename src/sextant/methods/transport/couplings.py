@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Streams
-from sextant.methods.transport.costs import centred, flat_clouds, squared_distances
+from sextant.methods.transport.costs import comparable, flat_clouds, squared_distances
 from sextant.methods.transport.exact import exact_pairs
 from sextant.methods.transport.linear import linear_pairs
 from sextant.methods.transport.pairs import Pairs, in_batch_order
@@ -103,7 +103,7 @@ class Sinkhorn(Coupling):
     def plan(self, source: Tensor, target: Tensor) -> Tensor:
         """The plan (n, n) between source and target (n, *shape), total mass 1, float32."""
         source, target = flat_clouds(source, target)
-        cost = squared_distances(centred(source).float(), centred(target).float())
+        cost = squared_distances(*comparable(source, target, torch.float32))
         mean = cost.mean().item()
         # Clouds that are one point each: every plan costs nothing, and the uniform one is returned.
         epsilon = self.epsilon * mean if mean > 0 else 1.0

@@ -3,7 +3,8 @@
 An assignment stays optimal when every entry of a column is lowered by the same price. The solver
 grows its permutation by shortest augmenting paths, and those are short when the prices are nearly
 the optimal dual variables. So a few steps of entropic transport in float32 find prices first, and
-the assignment is then solved exactly in float64: wrong prices would cost time, never optimality.
+the assignment is then solved in float64. Wrong prices would cost time, never optimality, but large
+ones swallow the digits of small costs: where their rounding could matter, the prices are left out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sextant.methods.transport.costs import centred, flat_clouds, squared_distances
+from sextant.methods.transport.costs import comparable, flat_clouds, squared_distances
+from sextant.methods.transport.ground import paired_cost
 from sextant.methods.transport.pairs import Pairs, in_batch_order
 
 PRICED_FROM = 160
@@ -24,6 +26,9 @@ PRICE_TEMPERATURES = (0.05, 0.01, 0.002)
 
 PRICE_STEPS = 5
 """Steps at each temperature."""
+
+ALLOWED_EXCESS = 1e-9
+"""Rounding may make a permutation dearer by this share of what it costs, and no more."""
 
 OVERRELAXATION = 1.7
 """How far a step goes, in units of a Sinkhorn step; above 1 dual variables settle sooner."""
@@ -73,26 +78,40 @@ def assign(cost: Tensor) -> Tensor:
     """
     if cost.ndim != 2 or cost.shape[0] != cost.shape[1]:
         raise ValueError(f"cost must be a square matrix, got shape {tuple(cost.shape)}")
-    return _cheapest(cost.detach().to("cpu", torch.float64, copy=True).contiguous()).to(cost.device)
+    return _cheapest(cost.detach().to("cpu", torch.float64).contiguous()).to(cost.device)
 
 
 def _cheapest(cost: Tensor) -> Tensor:
-    """Solves a float64 cost on the CPU, which is overwritten."""
+    """Solves a float64 cost on the CPU."""
     # The solver itself would take +inf for a forbidden pair.
-    if not torch.isfinite(cost.sum()):
+    if cost.numel() and not all(torch.isfinite(bound) for bound in cost.aminmax()):
         raise ValueError("cost has NaN or infinite entries; every entry must be finite")
     matrix = cost.numpy()
     if len(matrix) >= PRICED_FROM:
-        matrix -= column_prices(matrix)
+        prices = column_prices(matrix)
+        columns = linear_sum_assignment(matrix - prices)[1]
+        above_least = matrix[np.arange(len(matrix)), columns] - matrix.min(1)
+        if not _drowned(np.abs(prices).max(), above_least):
+            return torch.from_numpy(columns).to(torch.int64)
     return torch.from_numpy(linear_sum_assignment(matrix)[1]).to(torch.int64)
+
+
+def _drowned(size: float, costs: np.ndarray) -> bool:
+    """Whether rounding numbers of a size, once a row, may be more than `ALLOWED_EXCESS` of costs.
+
+    Costs of 0 throughout are the least that there is, whatever the rounding.
+    """
+    total = costs.sum()
+    return bool(0 < total * ALLOWED_EXCESS < len(costs) * np.finfo(np.float64).eps * size)
 
 
 @torch.no_grad()
 def exact_pairs(source: Tensor, target: Tensor) -> Pairs:
     """The bijection that minimises sum_k ||source_k - target_{p_k}||^2.
 
-    Source rows keep their order. In one dimension both clouds are sorted, otherwise `assign` solves
-    in float64 whatever the dtype of the points.
+    Source rows keep their order. In one dimension both clouds are sorted, otherwise they are solved
+    in float64 whatever the dtype of the points: with costs from a matrix product, and once more
+    with costs from differences where those could have missed the optimum.
 
     Args:
         source, target: (n, *shape) each.
@@ -103,8 +122,14 @@ def exact_pairs(source: Tensor, target: Tensor) -> Pairs:
     source, target = flat_clouds(source, target)
     if source.shape[1] == 1:
         return in_batch_order(monotone(source[:, 0], target[:, 0]))
-    cost = squared_distances(centred(source.double()), centred(target.double()))
-    return in_batch_order(_cheapest(cost.cpu()).to(source.device))
+    wide = comparable(source.double(), target.double(), torch.float64)
+    found = _cheapest(squared_distances(*wide).cpu()).to(source.device)
+    # A matrix product rounds every cost by the size of the clouds; differences round it by its own.
+    costs = paired_cost(wide[0], wide[1][found], "sqeuclidean")
+    size = sum(float(points.square().sum(1).max()) for points in wide)
+    if _drowned(size, costs.cpu().numpy()):
+        found = assign(torch.cdist(*wide, compute_mode="donot_use_mm_for_euclid_dist").square())
+    return in_batch_order(found)
 
 
 def monotone(source: Tensor, target: Tensor) -> Tensor:

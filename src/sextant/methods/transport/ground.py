@@ -7,6 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import outside_autocast, widened
+
 Cost = Literal["euclidean", "sqeuclidean"]
 """How two points are compared: the distance (min-STP) or its square (min-SWGG, DGSWP, flows)."""
 
@@ -26,7 +28,7 @@ def known_cost(cost: str) -> Cost:
     return cost
 
 
-def _check_points(source: Tensor, target: Tensor) -> None:
+def _checked(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     for name, points in (("source", source), ("target", target)):
         if not isinstance(points, Tensor) or not points.is_floating_point():
             found = points.dtype if isinstance(points, Tensor) else type(points).__name__
@@ -39,10 +41,12 @@ def _check_points(source: Tensor, target: Tensor) -> None:
             "source and target must have equally many coordinates, "
             f"got {source.shape[-1]} and {target.shape[-1]}"
         )
+    return widened(source), widened(target)
 
 
+@outside_autocast()
 def ground_cost(source: Tensor, target: Tensor, cost: Cost) -> Tensor:
-    """Costs C_ij between every source and every target point, (..., N, M).
+    """Costs C_ij between every source and every target point, (..., N, M), float32 or float64.
 
     Up to 16 coordinates they are taken from coordinate differences, so that equal points cost
     exactly 0. With more, distances come from one matrix product of the clouds moved to a common
@@ -59,7 +63,7 @@ def ground_cost(source: Tensor, target: Tensor, cost: Cost) -> Tensor:
         ValueError: for an unknown cost, or unequal numbers of coordinates.
     """
     known_cost(cost)
-    _check_points(source, target)
+    source, target = _checked(source, target)
     mode = "donot_use_mm_for_euclid_dist"
     if source.shape[-1] > DIFFERENCES_UP_TO:
         mode = "use_mm_for_euclid_dist"
@@ -73,7 +77,7 @@ def ground_cost(source: Tensor, target: Tensor, cost: Cost) -> Tensor:
 
 
 def paired_cost(source: Tensor, target: Tensor, cost: Cost) -> Tensor:
-    """Cost of each source point with the target point of the same row, (..., E).
+    """Cost of each source point with the target point of the same row, (..., E), as `ground_cost`.
 
     Differentiable in both clouds; where a distance is 0 its gradient is 0.
 
@@ -85,7 +89,7 @@ def paired_cost(source: Tensor, target: Tensor, cost: Cost) -> Tensor:
         TypeError, ValueError: as `ground_cost`.
     """
     known_cost(cost)
-    _check_points(source, target)
+    source, target = _checked(source, target)
     difference = source - target
     if cost == "euclidean":
         return torch.linalg.vector_norm(difference, dim=-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import unit, widened
 from sextant.methods.transport.ground import Cost, paired_cost
 
 ALLOWED_MASS_ERROR = 1e-4
@@ -61,12 +62,16 @@ class SparsePlan:
     def cost(self, source: Tensor, target: Tensor, cost: Cost) -> Tensor:
         """Cost <plan, C> of the plan between source (N, d) and target (M, d), 0-d.
 
-        In the dtype of the masses, and differentiable in both clouds.
+        In the dtype of the masses, and differentiable in both clouds. Distances are taken in the
+        clouds' own precision where their squares are numbers of it, else in float64.
 
         Raises:
             TypeError, ValueError: for clouds that do not fit the plan, or an unknown cost.
         """
         self._check(source, target)
+        source, target = widened(source), widened(target)
+        if source.numel() and unit(source, target, dtype=source.dtype) != 1.0:
+            source, target = source.double(), target.double()
         pairs = paired_cost(*self._pairs(source, target), cost)
         return (pairs.to(self.mass.dtype) * self.mass).sum()
 
@@ -94,7 +99,8 @@ class SparsePlan:
         return source, target.index_add_(0, self.target_index, self.mass)
 
     def barycentric(self, target: Tensor) -> Tensor:
-        """Mean target point that each source point sends its mass to: (N, d), in target's dtype.
+        """Mean target point that each source point sends its mass to: (N, d), in target's dtype
+        (float32 for half precision).
 
         These are averages of data, not data; see `sextant.methods.transport.pairs.take_pairs`.
 
@@ -102,6 +108,7 @@ class SparsePlan:
             ValueError: for a target that is not (M, d), or a source point that has no mass.
         """
         self._check(None, target)
+        target = widened(target)
         leaving, _ = self.marginals()
         if not (leaving > 0).all():
             raise ValueError("plan must give every source point mass to have barycentric images")
@@ -118,7 +125,7 @@ class SparsePlan:
             ValueError: for clouds that do not fit the plan.
         """
         self._check(source, target)
-        return torch.lerp(*self._pairs(source, target), t)
+        return torch.lerp(*self._pairs(widened(source), widened(target)), t)
 
     @property
     def is_bijection(self) -> bool:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import outside_autocast, widened
+
 LOOK_EVERY = 5
 """Steps between looks at the scalings. A step moves the logarithm of a scaling by at most log n
 or so, hence five steps cannot overflow float32 whatever the cost."""
@@ -28,13 +30,14 @@ ALLOWED_ROW_ERROR = 1e-3
 
 
 @torch.no_grad()
+@outside_autocast()
 def sinkhorn_plan(
     cost: Tensor, epsilon: float, iterations: int, tolerance: float | None = None
 ) -> Tensor:
     """The plan argmin_P <P, C> + epsilon KL(P | uniform) with uniform marginals.
 
     Args:
-        cost: (n, m), finite; float32 and float64 are computed in their own precision.
+        cost: (n, m), finite; float64 is computed in float64, all else in float32.
         epsilon: regularisation in the units of the cost, positive.
         iterations: most updates of (columns, rows); rows are updated last.
         tolerance: stop as soon as no column's mass is off by more than this, relative to 1/m;
@@ -101,7 +104,7 @@ def _checked(cost: Tensor, epsilon: float, iterations: int, tolerance: float | N
         raise ValueError(f"iterations must be at least 1, got {iterations}")
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance must be positive or None, got {tolerance}")
-    return cost.detach().float() if cost.dtype.itemsize < 4 else cost.detach()
+    return widened(cost.detach())
 
 
 def _kernel(cost: Tensor, rows: Tensor, columns: Tensor, epsilon: float) -> Tensor | np.ndarray:
@@ -122,8 +125,8 @@ def sample_pairs(plan: Tensor, generator: torch.Generator) -> Tensor:
     largest entry of each row would never use some of them. The uniform numbers come from
     `generator`, which stays on its own (CPU) device, so that all devices draw alike.
     """
-    levels = plan.cumsum(1)
+    levels = widened(plan).cumsum(1)
     chance = torch.rand(len(plan), 1, generator=generator, dtype=torch.float64)
-    chance = chance.to(plan.device, plan.dtype) * levels[:, -1:]
+    chance = chance.to(levels) * levels[:, -1:]
     index = torch.searchsorted(levels, chance, right=True)[:, 0]
     return index.clamp_(max=plan.shape[1] - 1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import Seconds, working_copy
 from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
 
@@ -115,6 +116,7 @@ class Amnesiac:
 
     needs: ClassVar[Needs] = Needs(forget=False, training_log=True)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     Seconds,
     Updates,
@@ -52,6 +53,7 @@ class BoundaryShrink(Updates):
         if not 0 < self.epsilon <= 1:
             raise ValueError(f"epsilon must lie in (0, 1], got {self.epsilon}")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -89,6 +91,7 @@ class BoundaryExpand(Updates):
     epochs: int = 10
     needs: ClassVar[Needs] = Needs()
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sextant.methods.numerics import evaluating, outside_autocast
 from sextant.methods.unlearning.patch_sums import PatchSums, add_transpose_
 
 CHUNK_NUMBERS = 2**21
@@ -219,6 +220,7 @@ def _watched(
 
 
 @torch.no_grad()
+@outside_autocast()
 def _look(model: nn.Module, batches: Iterable[Tensor], sums: dict[str, _Sums]) -> None:
     def watch(one: _Sums) -> Any:
         def hook(module: nn.Module, arguments: tuple, named: dict) -> None:
@@ -226,7 +228,6 @@ def _look(model: nn.Module, batches: Iterable[Tensor], sums: dict[str, _Sums]) -
 
         return hook
 
-    modes = {module: module.training for module in model.modules()}
     modules = dict(model.named_modules())
     hooks = [
         modules[name].register_forward_pre_hook(watch(one), with_kwargs=True)
@@ -234,15 +235,13 @@ def _look(model: nn.Module, batches: Iterable[Tensor], sums: dict[str, _Sums]) -
     ]
     looked = False
     try:
-        model.eval()
-        for batch in batches:
-            model(batch)
-            looked = True
+        with evaluating(model):
+            for batch in batches:
+                model(batch)
+                looked = True
     finally:
         for hook in hooks:
             hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
     if not looked:
         raise ValueError("batches must hold at least one batch, got none")
 

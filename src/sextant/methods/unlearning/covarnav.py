@@ -1,4 +1,4 @@
-"""CovarNav: forgets by steps that leave alone what the model does on images drawn from itself.
+"""CovarNav: forgets by steps in directions that images drawn from the model hardly use.
 
 The idea is that of arXiv 2311.12999: the forget set is trained towards its most probable wrong
 classes, by a gradient-projection method that protects inverted images in place of the data that may
@@ -9,6 +9,7 @@ et al., CVPR 2021) or of GPM (Saha et al., ICLR 2021), and every number is ours.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
 from sextant.methods.backbones.training import Adam, stop_if_diverged
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.covariance import refused_layers, stream_covariances
 from sextant.methods.unlearning.epochs import (
     Optimizer,
@@ -151,6 +153,7 @@ class CovarNav:
         """The forget set; a subset of the retained data for the proxy "given" alone."""
         return Needs(retain="subset" if self.proxy == "given" else "none")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Navigated:
@@ -245,10 +248,20 @@ class CovarNav:
         weight = next(model.parameters())
         batches = (inputs.to(weight) for inputs, _ in proxy.batches(LOOK))
         layers = None if self.layers is None else list(self.layers)
-        return {
+        found = {
             name: Spectrum.of(covariance.matrix).projector(self.rule, **setting).to(weight.detach())
             for name, covariance in stream_covariances(model, batches, layers)
         }
+        free = [name for name, one in found.items() if one.kept >= one.dimension]
+        if free:
+            warnings.warn(
+                f"{len(free)} of {len(found)} layers are free in all directions, so that nothing "
+                f"they do on the images is protected: {', '.join(free[:6])}; rule {self.rule!r} "
+                f"with {setting} is too lenient for them",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return found
 
     def _followed(self, model: nn.Module) -> dict[str, nn.Module]:
         refused = refused_layers(model)

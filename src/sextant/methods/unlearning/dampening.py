@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import evaluating, own_training
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch, evaluating
+from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class SelectiveSynapticDampening:
         for name, least in (("alpha", 0), ("dampening", 0), ("batch_size", 1)):
             check_at_least(name, getattr(self, name), least)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

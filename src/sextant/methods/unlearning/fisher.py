@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import evaluating, own_training
 from sextant.methods.unlearning.epochs import (
     Seconds,
     check_at_least,
@@ -17,7 +18,7 @@ from sextant.methods.unlearning.epochs import (
     head_name,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch, evaluating
+from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 
 SMALLEST_FISHER = 1e-8
 LARGEST_VARIANCE = 1e3
@@ -51,6 +52,7 @@ class FisherForgetting:
         check_at_least("alpha", self.alpha, 0)
         check_at_least("chunk", self.chunk, 1)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

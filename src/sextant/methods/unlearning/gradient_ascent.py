@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
     Updates,
@@ -39,6 +40,7 @@ class NegGrad(Updates):
     batch_norm: BatchNormMode = "eval"
     needs: ClassVar[Needs] = Needs()
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -75,6 +77,7 @@ class NegGradPlus(Updates):
         super().__post_init__()
         check_share("alpha", self.alpha)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sextant.methods.backbones.training import Adam, stop_if_diverged
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import check_at_least, check_share
 from sextant.methods.unlearning.inversion_terms import (
     BatchNormInputs,
@@ -160,6 +161,7 @@ class Inversion:
         }
         return cls(**own | settings)
 
+    @own_training()
     def __call__(
         self,
         model: nn.Module,
@@ -302,7 +304,7 @@ class Inversion:
         )
         if self.on_poor == "raise":
             raise PoorInversion(sentence)
-        warnings.warn(sentence, RuntimeWarning, stacklevel=3)
+        warnings.warn(sentence, RuntimeWarning, stacklevel=4)
 
 
 def balanced_labels(classes: Sequence[int], count: int) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from sextant.contracts import Streams
 from sextant.methods.backbones.training import Adam, stop_if_diverged
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.attention_maps import Activations, attention_apart, stage_ends
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
@@ -119,6 +120,7 @@ class GatedKnowledgeTransfer:
         """Entries of the curve; the last one may stand for fewer rounds."""
         return math.ceil(self.rounds / self.rounds_each_epoch)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

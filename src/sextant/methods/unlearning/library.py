@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import drawn_from, own_training, trainable_module
 from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.sight import (
     Examples,
@@ -52,7 +53,7 @@ TOLERANCE = 1e-4
 
 
 class Report(dict[str, Any]):
-    """A method's report; as a string, a page for people: what moved, how far it could, what not."""
+    """A method's report; as a string, a page for people: what may move, how far, and what not."""
 
     def __str__(self) -> str:
         plain = {name: value for name, value in self.items() if not isinstance(value, (dict, list))}
@@ -62,7 +63,7 @@ class Report(dict[str, Any]):
         kept, dimensions = self.get("kept", {}), self.get("dimensions", {})
         if kept:
             width = max(len(name) for name in kept)
-            lines.append(f"{'layers that moved':<{width + 2}}  free directions")
+            lines.append(f"{'layers that may move':<{width + 2}}  free directions")
             lines += [
                 f"  {name:<{width}}  {free:g} of {dimensions[name]} ({free / dimensions[name]:.1%})"
                 for name, free in kept.items()
@@ -74,6 +75,7 @@ class Report(dict[str, Any]):
         return "\n".join(lines)
 
 
+@own_training()
 def unlearn(
     model: nn.Module,
     forget_set: Dataset | Examples | tuple[Tensor, Tensor],
@@ -103,7 +105,8 @@ def unlearn(
             class of all labels where there is just one, else ().
         space: how pixels in [0, 1] became inputs. None for inputs that are pixels, or for the
             normalisation that a timm model names, where the forget set agrees with it.
-        seed: of all drawing; equal calls agree.
+        seed: of all drawing, dropout included; equal calls agree, and torch's global generator is
+            left as it was.
         retained: examples to keep, for methods that ask for them; not looked at by others.
         fresh: makes a freshly initialised model, for methods that ask for it.
         training_log: what was recorded in training, for methods that ask for it.
@@ -121,8 +124,9 @@ def unlearn(
             to protect than there are retained classes, as some would not be protected at all.
         TypeError: for a set that is none of the above, or a setting the method has not.
     """
-    forget = as_examples(forget_set, "forget_set")
-    logits = all_logits(model, forget.inputs[:1]).shape[1]
+    model, forget = trainable_module(model), as_examples(forget_set, "forget_set")
+    logits_of = all_logits(model, forget.inputs[:1])
+    logits = logits_of.shape[1]
     lowest, highest = int(forget.labels.min()), int(forget.labels.max())
     if not 0 <= lowest <= highest < logits:
         raise ValueError(
@@ -143,13 +147,17 @@ def unlearn(
         forgotten_classes=tuple(classes),
         space=known_space(model, forget.inputs) if space is None else space,
     )
-    with progress_bar(getattr(chosen, "epochs", 1), "forgetting", progress) as advance:
+    streams = Streams(seed)
+    with (
+        drawn_from(streams.generator("dropout"), logits_of.device),
+        progress_bar(getattr(chosen, "epochs", 1), "forgetting", progress) as advance,
+    ):
 
         def look(epoch: int, student: nn.Module) -> Mapping[str, float]:
             advance(1)
             return {} if watch is None else watch(epoch, student)
 
-        unlearned = chosen(model, sight, Streams(seed), look)
+        unlearned = chosen(model, sight, streams, look)
     unlearned.report = Report(unlearned.report)
     return unlearned
 

@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
 from sextant.methods.backbones.training import Adam
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
     Seconds,
@@ -151,6 +152,7 @@ class Unsir(_ImpairRepair):
         super().__post_init__()
         _no_stop(self)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -190,6 +192,7 @@ class ErrorMinimisingNoise(_ImpairRepair):
         if not self.shape or min(self.shape) < 1:
             raise ValueError(f"shape must be positive sizes of an input, got {self.shape}")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.covariance import feature_covariances
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
@@ -21,7 +22,7 @@ from sextant.methods.unlearning.epochs import (
     working_copy,
 )
 from sextant.methods.unlearning.projected import ProjectedStep
-from sextant.methods.unlearning.projectors import Projector, Spectrum
+from sextant.methods.unlearning.projectors import ROUNDING, Projector, Spectrum
 from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 from sextant.methods.unlearning.wrong_labels import second_best
@@ -63,6 +64,7 @@ class NullSpaceCalibration(Updates):
                 f"got {self.optimizer!r} with {self.weight_decay}"
             )
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -133,7 +135,7 @@ def grown(basis: Tensor, covariance: Tensor, energy: float) -> Tensor:
     missing = energy * covariance.trace() - (covariance.trace() - left.trace())
     if missing <= 0:
         return basis
-    added = int((spectrum.values.cumsum(0) < missing * (1 - 1e-12)).sum()) + 1
+    added = int((spectrum.values.cumsum(0) < missing * (1 - ROUNDING)).sum()) + 1
     added = min(added, len(covariance) - basis.shape[1])
     return torch.linalg.qr(torch.cat((basis, spectrum.vectors[:, :added]), 1)).Q
 

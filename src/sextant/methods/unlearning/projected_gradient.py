@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sextant.contracts import Streams
 from sextant.methods.backbones.training import stop_if_diverged
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.covariance import LayerCovariance, feature_covariances
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
@@ -110,6 +111,7 @@ class ProjectedGradientUnlearning(Updates):
         """The learning rate of an epoch, counted from 1."""
         return self.rate * (self.last_rate / self.rate) ** ((epoch - 1) / max(self.epochs - 1, 1))
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 Rule = Literal["nscl", "gpm", "soft"]
 Form = Literal["keep", "remove", "whole"]
+ROUNDING = 1e-12
+"""Share of a trace that its eigenvalues may miss by rounding."""
 ASYMMETRY = 1e-6
 """A covariance may differ from its transpose by this share of its largest entry."""
 
@@ -144,7 +146,9 @@ class Spectrum:
         """Free are the eigenvectors whose eigenvalue is at most `factor` times the smallest.
 
         The smallest counts as no less than `floor` times the largest, so that an exact null space
-        is found whole. A covariance made of float32 products needs a floor of about 1e-6.
+        is found whole. A covariance made of float32 products needs a floor of about 1e-6. Where
+        there is no null space the eigenvector of the smallest is free all the same, as in
+        Adam-NSCL.
         """
         if not factor >= 1:
             raise ValueError(f"factor must be at least 1, got {factor}")
@@ -154,12 +158,15 @@ class Spectrum:
         return self._without(int((self.values > factor * smallest).sum()))
 
     def gpm(self, energy: float = 0.97) -> Projector:
-        """Fixed are the fewest eigenvectors that hold a share `energy` of the trace."""
+        """Fixed are the fewest eigenvectors that hold a share `energy` of the trace.
+
+        A sum that misses it by the share `ROUNDING` holds it.
+        """
         if not 0 <= energy <= 1:
             raise ValueError(f"energy must lie in [0, 1], got {energy}")
         held = self.values.cumsum(0)
         wanted = energy * held[-1]
-        return self._without(int((held < wanted).sum()) + 1 if wanted > 0 else 0)
+        return self._without(int((held < wanted * (1 - ROUNDING)).sum()) + 1 if wanted > 0 else 0)
 
     def soft(self, strength: float = 0.1) -> Projector:
         """Eigenvectors shrink by s / (eigenvalue + s), s = `strength` times the mean eigenvalue."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
     Optimizer,
@@ -40,6 +41,7 @@ class RandomLabel(Updates):
     redraw: bool = True
     needs: ClassVar[Needs] = Needs()
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -76,6 +78,7 @@ class AmnesiacLabels(Updates):
     batch_norm: BatchNormMode = "train"
     needs: ClassVar[Needs] = Needs(retain="all")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

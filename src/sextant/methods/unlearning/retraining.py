@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
     Decay,
@@ -40,6 +41,7 @@ class Retrain(Updates):
         """All retained data and a fresh model; the forget set only to stop by it."""
         return Needs(forget=self.stop_at is not None, retain="all", fresh=True)
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
@@ -69,6 +71,7 @@ class Finetune(Updates):
         """All retained data; the forget set only to stop by it."""
         return Needs(forget=self.stop_at is not None, retain="all")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

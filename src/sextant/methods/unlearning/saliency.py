@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import evaluating, own_training
 from sextant.methods.unlearning.epochs import (
     BatchNormMode,
     Seconds,
@@ -19,7 +20,7 @@ from sextant.methods.unlearning.epochs import (
     working_copy,
 )
 from sextant.methods.unlearning.random_labels import label_loss
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch, evaluating
+from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 from sextant.methods.unlearning.wrong_labels import random_other
 
 
@@ -57,6 +58,7 @@ class SalUn(Updates):
         """The forget set, and all retained data with `retained`."""
         return Needs(retain="all" if self.retained else "none")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import (
     Optimizer,
     Updates,
@@ -65,6 +66,7 @@ class Scrub(Updates):
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

@@ -19,6 +19,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.conditional_dependence import select
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
 from sextant.methods.unlearning.progress import progress_bar
@@ -82,6 +83,7 @@ class SelectiveNewton:
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
 
+    @own_training()
     def __call__(
         self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:

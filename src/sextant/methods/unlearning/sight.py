@@ -7,7 +7,6 @@ calls itself free of retained data cannot touch them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, get_args
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Streams
+from sextant.methods.numerics import evaluating, trainable
 
 Retain = Literal["none", "subset", "all"]
 Watch = Callable[[int, nn.Module], Mapping[str, float]]
@@ -271,7 +271,10 @@ class Sight:
     def _examples(self, name: str) -> Examples:
         found = self._declared(name)
         if not isinstance(found, Examples):
-            found = self._given[name] = found()
+            found = found()
+        if found.inputs.is_inference() or found.labels.is_inference():
+            found = Examples(trainable(found.inputs), trainable(found.labels))
+        self._given[name] = found
         return found
 
     def _declared(self, name: str) -> Any:
@@ -335,14 +338,3 @@ def forget_accuracy(model: nn.Module, examples: Examples, batch_size: int = 256)
         for inputs, labels in examples.batches(batch_size):
             right += int((model(inputs.to(device)).argmax(1).cpu() == labels.cpu()).sum())
     return right / len(examples)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Puts a model in evaluation mode; afterwards every module has its own mode again."""
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, mode in modes:
-            module.training = mode

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sextant.methods.unlearning.sight import PixelSpace, evaluating
+from sextant.methods.numerics import evaluating
+from sextant.methods.unlearning.sight import PixelSpace
 
 LabelRule = Literal["second_best", "fgsm_nearest", "random_other", "least_probable"]
 """Names of the rules, see the functions of these names."""

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sextant.methods.attention.base import widened
 from sextant.methods.attention.luna.channels import (
     Activation,
     Fixed,
@@ -18,6 +17,7 @@ from sextant.methods.attention.luna.channels import (
     hold,
 )
 from sextant.methods.attention.luna.piecewise import Table, evaluate, tabulate
+from sextant.methods.numerics import widened
 
 Nonnegative = Literal["relu", "softplus", "exp", "none"]
 Envelope = Literal["none", "softplus", "expnorm"]

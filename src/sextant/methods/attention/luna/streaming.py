@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sextant.methods.attention.base import masked, widened
+from sextant.methods.attention.base import masked
 from sextant.methods.attention.luna.ratio import with_ones
+from sextant.methods.numerics import widened
 
 
 class State(NamedTuple):

@@ -18,6 +18,7 @@ from sextant.methods.backbones.training import (
     check_schedule,
     stop_if_diverged,
 )
+from sextant.methods.numerics import check_learns, outside_autocast, own_training
 from sextant.methods.transport.costs import flat_clouds
 from sextant.methods.transport.couplings import Coupling
 from sextant.methods.transport.exact import monotone
@@ -102,6 +103,7 @@ class LearnedSlicePairs(Coupling):
         self.learning_rate, self.gradient_clip = learning_rate, gradient_clip
         self._begun = False
 
+    @own_training()
     def begin(self, data: Any, streams: Streams) -> None:
         """Trains the slicer on `data.draw_source(n, generator)` and `data.draw_target`.
 
@@ -115,21 +117,21 @@ class LearnedSlicePairs(Coupling):
                     f"data must have {name}(n, generator) for a slicer to be trained on fresh "
                     f"points of both laws, got {type(data).__name__}"
                 )
+        check_learns(self.slicer, "slicer")
         self.slicer.to("cpu").requires_grad_(True).train()
         self._reset(streams)
         weights = list(self.slicer.parameters())
         settings = adam_with_cosine(weights, self.learning_rate, self.pretraining_steps)
         optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
-        with torch.enable_grad():
-            for step in range(self.pretraining_steps):
-                loss = self._loss(data, streams, step)
-                stop_if_diverged(loss.detach(), step, self.pretraining_steps)
-                optimizer.zero_grad()
-                loss.backward()
-                if self.gradient_clip is not None:
-                    nn.utils.clip_grad_norm_(weights, self.gradient_clip, foreach=True)
-                optimizer.step()
-                schedule.step()
+        for step in range(self.pretraining_steps):
+            loss = self._loss(data, streams, step)
+            stop_if_diverged(loss.detach(), step, self.pretraining_steps)
+            optimizer.zero_grad()
+            loss.backward()
+            if self.gradient_clip is not None:
+                nn.utils.clip_grad_norm_(weights, self.gradient_clip, foreach=True)
+            optimizer.step()
+            schedule.step()
         self.slicer.requires_grad_(False).eval()
         self._begun = True
 
@@ -167,7 +169,8 @@ class LearnedSlicePairs(Coupling):
         weights = next(self.slicer.parameters())
         if weights.device != source.device:
             self.slicer.to(source.device)
-        scores = self.slicer(torch.stack((source, target)).to(weights.dtype), None)
+        with outside_autocast():
+            scores = self.slicer(torch.stack((source, target)).to(weights.dtype), None)
         if not torch.isfinite(scores).all():
             raise FloatingPointError("scores of the slicer are not finite, so it diverged")
         return in_batch_order(monotone(*scores))

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import outside_autocast, own_training, trainable, widened
 from sextant.methods.transport.ground import Cost
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.directions import (
@@ -39,6 +40,7 @@ class DirectionSearch(NamedTuple):
     curve: Tensor
 
 
+@outside_autocast()
 def smooth_sliced_loss(
     source: Tensor, target: Tensor, direction: Tensor, noise: Tensor | None = None
 ) -> Tensor:
@@ -67,6 +69,7 @@ def smooth_sliced_loss(
         )
     if noise is not None and (noise.ndim != 3 or noise.shape[0] != 2 or noise.shape[2] != n):
         raise ValueError(f"noise must have shape (2, s, {n}), got {tuple(noise.shape)}")
+    source, target = widened(source), widened(target)
     source_line, source_order = (source @ direction).sort(stable=True)
     target_line, target_order = (target @ direction).sort(stable=True)
     source, target = source[source_order], target[target_order]
@@ -80,6 +83,7 @@ def smooth_sliced_loss(
     return (squares - 4 * (middle - halfway).square()).sum() / n
 
 
+@own_training()
 def smooth_min_sliced(
     source: Tensor,
     target: Tensor,
@@ -120,7 +124,7 @@ def smooth_min_sliced(
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     if optimiser not in get_args(Optimiser):
         raise ValueError(f"optimiser must be 'sgd' or 'adam', got {optimiser!r}")
-    source, target = source.detach(), target.detach()
+    source, target = (trainable(widened(points.detach())) for points in (source, target))
     walk = _Walk(source, target, cost, _start(source, start, generator), steps)
     direction = walk.best.clone().requires_grad_()
     kind = torch.optim.SGD if optimiser == "sgd" else torch.optim.Adam
@@ -170,7 +174,7 @@ def annealed_min_sliced(
         raise ValueError(f"step_size must be positive, got {step_size}")
     if not temperature >= 0:
         raise ValueError(f"temperature must not be negative, got {temperature}")
-    source, target = source.detach(), target.detach()
+    source, target = widened(source.detach()), widened(target.detach())
     walk = _Walk(source, target, cost, _start(source, start, generator), steps)
     direction, current = walk.best, walk.curve[0]
     for step in range(steps):

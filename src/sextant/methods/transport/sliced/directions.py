@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import divided, outside_autocast, unit, widened
 from sextant.methods.transport.ground import Cost, known_cost
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.lifted import RankCoupling, descending_order, uniform_ranks
@@ -62,7 +63,8 @@ def min_sliced(source: Tensor, target: Tensor, directions: Tensor, cost: Cost) -
         source: (N, d).
         target: (M, d), of the same dtype and device.
         directions: (L, d), of any positive lengths, moved to the points' dtype and device.
-        cost: "euclidean" or "sqeuclidean"; the cost is returned in the dtype of the points.
+        cost: "euclidean" or "sqeuclidean"; the cost is returned in the dtype of the points, float32
+            for half precision.
 
     Raises:
         TypeError: for points that are no tensors of floating-point numbers, or of two dtypes.
@@ -76,7 +78,7 @@ def min_sliced(source: Tensor, target: Tensor, directions: Tensor, cost: Cost) -
         if best is None or least < best.cost:
             plan = slices.plan(source_order[index], target_order[index])
             best = MinSliced(plan, least, first + int(index))
-    return best
+    return best._replace(cost=slices.in_users_units(best.cost))
 
 
 def sliced_costs(source: Tensor, target: Tensor, directions: Tensor, cost: Cost) -> Tensor:
@@ -108,7 +110,7 @@ def expected_sliced(
         sources.append(source_index)
         targets.append(target_index)
         costs.append(chunk)
-    weights = torch.softmax(-beta * torch.cat(costs).double(), 0)
+    weights = torch.softmax(-beta * slices.in_users_units(torch.cat(costs).double()), 0)
     # A direction whose masses vanish in rounding has no entries.
     seen = (weights * slices.ranks.mass.min() > 0).nonzero()[:, 0]
     source_index, target_index = (torch.cat(some) for some in (sources, targets))
@@ -134,26 +136,41 @@ class SlicedClouds:
             raise TypeError(
                 f"source and target must be of one dtype, got {source.dtype} and {target.dtype}"
             )
-        self.source, self.target = source.detach(), target.detach()
+        source, target = widened(source.detach()), widened(target.detach())
+        # Squares of very large or small coordinates are no numbers in float32.
+        self.unit = unit(source, target, dtype=source.dtype)
+        self.source, self.target = divided(source, self.unit), divided(target, self.unit)
         self.shape = (len(source), len(target))
         self.ranks: RankCoupling = uniform_ranks(*self.shape, source.device)
         self.same_size = self.shape[0] == self.shape[1]
 
     @torch.no_grad()
     def chunks(self, directions: Tensor) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
-        """First direction of a chunk, its orders (chunk, N) and (chunk, M), and costs (chunk,)."""
+        """First direction of a chunk, its orders (chunk, N) and (chunk, M), and costs (chunk,).
+
+        Costs are of the clouds divided by `unit`; see `in_users_units`.
+        """
         _check(directions, "directions", self.source)
         directions = directions.detach().to(self.source)
         chunk = max(1, CHUNK_SCORES // max(self.shape))
         for first in range(0, len(directions), chunk):
             some = directions[first : first + chunk]
-            source_order = descending_order(some @ self.source.t())
-            target_order = descending_order(some @ self.target.t())
+            with outside_autocast():
+                source_order = descending_order(some @ self.source.t())
+                target_order = descending_order(some @ self.target.t())
             yield first, source_order, target_order, self._costs(source_order, target_order)
 
     def costs(self, directions: Tensor) -> Tensor:
         """Cost of the plan lifted from each of the directions (L, d): (L,)."""
-        return torch.cat([costs for _, _, _, costs in self.chunks(directions)])
+        found = torch.cat([costs for _, _, _, costs in self.chunks(directions)])
+        return self.in_users_units(found)
+
+    def in_users_units(self, costs: Tensor) -> Tensor:
+        """Costs of the clouds as they are, from those of the clouds divided by `unit`."""
+        if self.unit == 1.0:
+            return costs
+        power = 1 if self.cost == "euclidean" else 2
+        return (costs.double() * self.unit**power).to(costs.dtype)
 
     def paired(self, source_order: Tensor, target_order: Tensor) -> tuple[Tensor, Tensor]:
         """Source and target index of each entry, (chunk, E) both, from orders of the points."""
@@ -182,7 +199,10 @@ class SlicedClouds:
             return difference.square_().view(len(source_index), -1).sum(1) / self.shape[0]
         else:
             costs = difference.square_().sum(1).view(source_index.shape)
-        return costs.mean(1) if self.same_size else costs @ self.ranks.mass.to(costs)
+        if self.same_size:
+            return costs.mean(1)
+        with outside_autocast():
+            return costs @ self.ranks.mass.to(costs)
 
     def plan(self, source_order: Tensor, target_order: Tensor) -> SparsePlan:
         """The plan of one direction from its orders (N,) and (M,)."""

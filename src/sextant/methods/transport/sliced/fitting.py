@@ -16,6 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.backbones.training import check_schedule, stop_if_diverged
+from sextant.methods.numerics import (
+    check_learns,
+    outside_autocast,
+    own_training,
+    trainable,
+    widened,
+)
 from sextant.methods.transport.ground import Cost, known_cost
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.inputs import (
@@ -50,6 +57,7 @@ class Fit:
     curve: tuple[tuple[int, float], ...]
 
 
+@own_training()
 def fit_slicer(
     source: Tensor,
     target: Tensor,
@@ -71,7 +79,8 @@ def fit_slicer(
     Clouds of equal size up to `batch_size`, without weights, are used whole. Otherwise every step
     draws B = min(batch_size, N, M) rows of the source and, independently, B of the target: without
     replacement, or in proportion to their weights with replacement. The plan is always judged on
-    the whole pair, before the first step, every `evaluate_every` steps and after the last one.
+    the whole pair, before the first step, every `evaluate_every` steps and after the last one. The
+    slicer's modules train in the modes they come in.
 
     Args:
         source: (N, d), on the slicer's device.
@@ -104,6 +113,8 @@ def fit_slicer(
     ):
         if size < least:
             raise ValueError(f"{name} must be at least {least}, got {size}")
+    check_learns(slicer, "slicer")
+    source, target = (trainable(widened(points)) for points in (source, target))
     objective = SoftPermutation() if objective is None else objective
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     weighted = source_weights is not None or target_weights is not None
@@ -175,7 +186,7 @@ class FittedSlicer:
         points = checked_cloud(points, "points")
         self._check_dimension(points, "points")
         weight = next(self.slicer.parameters(), points)
-        with torch.no_grad():
+        with torch.no_grad(), outside_autocast():
             return self.slicer(self._standardised(points).to(weight), None).to(points.device)
 
     def transfer(
@@ -240,6 +251,7 @@ class SlicedTransport:
     slicer: FittedSlicer
 
 
+@own_training()
 def min_sliced_plan(
     source: Points,
     target: Points,
@@ -265,7 +277,8 @@ def min_sliced_plan(
         source: (N, d), a tensor or an array of floating-point numbers.
         target: (M, d) likewise; M may differ from N.
         slicer: "mlp" (a sine perceptron), "linear", "set_transformer", or a module called as
-            slicer(points (..., N, d), None) -> (..., N); a copy of it is trained.
+            slicer(points (..., N, d), None) -> (..., N); a copy of it is trained, its modules in
+            the modes (training or evaluation) they come in.
         cost: "sqeuclidean" or "euclidean".
         source_weights: (N,), not negative, scaled to sum 1; None for equal ones.
         target_weights: (M,) likewise.
@@ -290,11 +303,10 @@ def min_sliced_plan(
     target_weights = checked_weights(target_weights, "target_weights", target)
     slicer = own_slicer(slicer, source.shape[1], seed).to(source.device)
     centre, scale = pooled_units((source, source_weights), (target, target_weights))
-    fitted = FittedSlicer(slicer.eval(), centre, scale, cost)
+    fitted = FittedSlicer(slicer, centre, scale, cost)
     weight = next(slicer.parameters(), source)
     pair = [fitted._standardised(points).to(weight) for points in (source, target)]
     check_scores(slicer, pair[0])
-    slicer.train()
     fit_slicer(
         *pair,
         slicer,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sextant.methods.numerics import evaluating, unit
 from sextant.methods.transport.sliced.slicers import (
     LinearSlicer,
     SetTransformerSlicer,
@@ -32,11 +33,13 @@ def pooled_units(*clouds: tuple[Tensor, Tensor | None]) -> tuple[Tensor, float]:
         for points, weights in clouds
     ]
     points = torch.cat([points.double() for points, _ in clouds])
+    by = unit(points, dtype=torch.float64)
+    points = points / by
     share = torch.cat(shares) / len(clouds)
     centre = share @ points
     spread = share @ (points - centre).square().mean(1)
     # Clouds that are one point each have no scale, and need none.
-    return centre, spread.sqrt().item() or 1.0
+    return centre * by, spread.sqrt().item() * by or 1.0
 
 
 def checked_cloud(points: Points, name: str) -> Tensor:
@@ -80,7 +83,8 @@ def own_slicer(slicer: str | nn.Module, dimension: int, seed: int) -> nn.Module:
         return copy.deepcopy(slicer)
     if slicer not in SLICERS:
         raise ValueError(f"slicer must be a module or one of {sorted(SLICERS)}, got {slicer!r}")
-    built = SLICERS[slicer](dimension)
+    with torch.random.fork_rng(devices=[]):  # what it draws when built is replaced at once
+        built = SLICERS[slicer](dimension)
     draw_weights(built, torch.Generator().manual_seed(seed))
     return built
 
@@ -89,7 +93,8 @@ def own_slicer(slicer: str | nn.Module, dimension: int, seed: int) -> nn.Module:
 def check_scores(slicer: nn.Module, points: Tensor) -> None:
     """Raises a TypeError or ValueError for a slicer without one score for each of points (n, d)."""
     try:
-        scores = slicer(points, None)
+        with evaluating(slicer):
+            scores = slicer(points, None)
     except TypeError as error:
         raise TypeError(
             f"slicer must be called as slicer(points (..., N, d), context or None): {error}"

@@ -82,15 +82,15 @@ def solve(scores: Tensor, temperature: float) -> Thresholds:
     Shortening changes no value of the soft permutation by more than rounding, at any scale of the
     scores, and keeps the nearest point of every edge so near that its e^-distance is a number.
     """
-    scaled = scores.detach().double() / temperature
-    ascending, order = scaled.sort(dim=-1, stable=True)
-    gaps = ascending.diff(dim=-1).clamp_(max=LONGEST_GAP)
-    ascending = torch.cat([torch.zeros_like(ascending[:, :1]), gaps.cumsum(-1)], -1)
+    wide, order = scores.detach().double().sort(dim=-1, stable=True)
+    gaps = (wide / temperature).diff(dim=-1)
+    # A quotient beyond all numbers is compared before it is taken.
+    gaps = torch.where(gaps.isnan(), wide.diff(dim=-1) / temperature, gaps)
+    gaps = gaps.clamp_(max=LONGEST_GAP)
+    ascending = torch.cat([torch.zeros_like(wide[:, :1]), gaps.cumsum(-1)], -1)
     ascending -= ascending[:, scores.shape[-1] // 2, None].clone()
     edges, density = solve_sorted(ascending)
-    return Thresholds(
-        torch.empty_like(scaled).scatter_(-1, order, ascending), order, edges, density
-    )
+    return Thresholds(torch.empty_like(wide).scatter_(-1, order, ascending), order, edges, density)
 
 
 def thresholds(scores: Tensor, temperature: float) -> Tensor:
@@ -105,9 +105,15 @@ def thresholds(scores: Tensor, temperature: float) -> Tensor:
 
     Raises:
         TypeError, ValueError: as `check_scores`.
+        OverflowError: where scores in units of the temperature are beyond float64.
     """
     check_scores(scores, temperature)
     scaled = (scores.detach().double() / temperature).sort(-1).values
+    if scaled.isinf().any() and not scores.isinf().any():
+        raise OverflowError(
+            f"scores must be numbers of float64 in units of the temperature, {temperature} is too "
+            "small for these"
+        )
     middle = scaled[..., scores.shape[-1] // 2, None]
     return (solve_sorted(scaled - middle)[0] + middle) * temperature
 

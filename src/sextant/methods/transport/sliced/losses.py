@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sextant.methods.numerics import divided, outside_autocast, unit, widened
 from sextant.methods.transport.ground import (
     DIFFERENCES_UP_TO,
     Cost,
@@ -115,6 +116,10 @@ def standardized(source_scores: Tensor, target_scores: Tensor) -> tuple[Tensor, 
     The gradient passes through the deviation. Scores that differ by no more than rounding stay as
     they are: dividing them by their deviation would blow rounding up to ranks.
     """
+    source_scores, target_scores = widened(source_scores), widened(target_scores)
+    if source_scores.dtype == torch.float64:  # squares of float32 are always numbers of float64
+        by = unit(source_scores, target_scores, dtype=torch.float64)
+        source_scores, target_scores = divided(source_scores, by), divided(target_scores, by)
     scores = torch.cat([source_scores, target_scores], -1).double()
     centred = scores - scores.mean(-1, keepdim=True)
     variance = centred.square().mean(-1, keepdim=True)
@@ -129,6 +134,7 @@ def soft_sort(scores: Tensor, temperature: float) -> Tensor:
 
     Rows are descending ranks and sum to 1; columns do not.
     """
+    scores = widened(scores)
     ranked = scores.sort(dim=-1, descending=True, stable=True).values
     distance = (ranked.unsqueeze(-1) - scores.unsqueeze(-2)).abs()
     return torch.softmax(-distance / temperature, -1)
@@ -144,6 +150,7 @@ def _hard_matrix(scores: Tensor) -> Tensor:
     return rows.scatter_(-1, order.unsqueeze(-1), 1.0)
 
 
+@outside_autocast()
 def dense_coupling(
     source_scores: Tensor,
     target_scores: Tensor,
@@ -156,6 +163,7 @@ def dense_coupling(
 
     The definition spelled out in full matrices, for inspection: training never makes it.
     """
+    source_scores, target_scores = widened(source_scores), widened(target_scores)
     if standardize:
         source_scores, target_scores = standardized(source_scores, target_scores)
     n = source_scores.shape[-1]
@@ -220,6 +228,7 @@ class _SoftCost(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @outside_autocast()
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
         (slope,) = ctx.saved_tensors
         return (slope * gradient.unsqueeze(-1)).to(ctx.dtype), None, None, None, None
@@ -258,6 +267,7 @@ def _squared(source: Tensor, target: Tensor, meet_source: Tensor, meet_target: T
     return (squares - 2 * (meet_source * meet_target).sum(-1)).mean(-1)
 
 
+@outside_autocast()
 def two_pass_loss(
     source_scores: Tensor,
     target_scores: Tensor,
@@ -295,6 +305,8 @@ def two_pass_loss(
     known_sort(sort)
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
+    source_scores, target_scores = widened(source_scores), widened(target_scores)
+    source, target = widened(source), widened(target)
     if standardize:
         source_scores, target_scores = standardized(source_scores, target_scores)
     # One shift of both clouds changes no cost, and keeps inner products small beside the squares.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Parent, Streams
+from sextant.methods.numerics import divided, unit, widened
 from sextant.methods.transport.costs import flat_cloud
 from sextant.methods.transport.exact import assign
 from sextant.methods.transport.ground import Cost, ground_cost, known_cost
@@ -130,7 +131,9 @@ class SinkhornMatching(Matching):
 
     def match(self, source: Tensor, target: Tensor) -> SparsePlan:
         """See `Matching.match`; the plan has up to N M entries."""
-        cost = ground_cost(source.detach(), target.detach(), self.cost)
+        source, target = widened(source.detach()), widened(target.detach())
+        by = unit(source, target, dtype=source.dtype)
+        cost = ground_cost(divided(source, by), divided(target, by), self.cost)
         mean = cost.mean().item()
         # Clouds that are one point each: every plan costs nothing.
         epsilon = self.epsilon * mean if mean > 0 else 1.0
@@ -310,6 +313,7 @@ def round_to_marginals(plan: Tensor) -> Tensor:
             f"plan must be a matrix of entries >= 0, got one of shape {tuple(plan.shape)} "
             "with other entries or none"
         )
+    plan = widened(plan)
     for axis in (1, 0):
         wanted = 1 / plan.shape[1 - axis]
         plan = plan * (wanted / plan.sum(axis, keepdim=True)).clamp_(max=1.0)

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Parent, Streams
+from sextant.methods.numerics import own_training, trainable
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.fitting import fit_slicer
 from sextant.methods.transport.sliced.slicers import draw_weights, hard_plan
@@ -60,7 +60,7 @@ class PerPairSlicer:
         """Takes the run's random streams."""
         self.streams = streams
 
-    @torch.enable_grad()
+    @own_training()
     def match(self, source: Tensor, target: Tensor) -> SparsePlan:
         """The plan between source (N, d) and target (M, d), after fitting to them.
 
@@ -71,7 +71,7 @@ class PerPairSlicer:
         slicer = copy.deepcopy(self.slicer).to(source.device)
         draw_weights(slicer, self.streams.generator("initialisation"))
         weight = next(slicer.parameters())
-        pair = source.detach().to(weight), target.detach().to(weight)
+        pair = tuple(trainable(points.detach().to(weight)) for points in (source, target))
         generator = self.streams.generator("objective")
         fit_slicer(*pair, slicer, self.objective, generator=generator, **self.settings)
         return hard_plan(slicer, *pair)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.backbones.set_transformer import SetTransformer
+from sextant.methods.numerics import evaluating, outside_autocast
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.lifted import lifted_plan
 
@@ -244,6 +245,7 @@ def set_weights(slicer: nn.Module, weights: Tensor) -> None:
 
 
 @torch.no_grad()
+@outside_autocast()
 def hard_plan(
     slicer: nn.Module,
     source: Tensor,
@@ -265,12 +267,10 @@ def hard_plan(
     Raises:
         TypeError, ValueError: as `lifted_plan` and the slicer.
     """
-    training = slicer.training
-    slicer.eval()
     weight = next(slicer.parameters(), source)
     context = None if context is None else context.to(weight)
-    scores = [slicer(points.to(weight), context).to(source.device) for points in (source, target)]
-    slicer.train(training)
+    with evaluating(slicer):
+        scores = [slicer(cloud.to(weight), context).to(source.device) for cloud in (source, target)]
     return lifted_plan(*scores, source_weights, target_weights)
 
 
