@@ -182,9 +182,9 @@ def soft_permutation(scores: Tensor, temperature: float) -> Tensor:
     """The soft permutation P (..., n, n) of scores (..., n), in their dtype; row 0 the largest.
 
     Entries are at least 0; rows and columns sum to 1 up to rounding, n^1.5 eps in float64 (3e-12 at
-    n = 1,000) and 1e-6 in float32. Float64 inside. P(scores + c) = P(scores); scores and temperature scale together;
-    P(-scores) is P(scores) with its rows flipped. Scores that are not numbers give no numbers.
-    Differentiable once in the scores, with a closed form.
+    n = 1,000) and 1e-6 in float32. Float64 inside. P(scores + c) = P(scores); scores and
+    temperature scale together; P(-scores) is P(scores) with its rows flipped. Scores that are not
+    numbers give no numbers. Differentiable once in the scores, with a closed form.
 
     Args:
         scores: (..., n), ties allowed, of any scale.
