@@ -37,10 +37,10 @@ def prepared(method: str, steps: int):
     config["task"]["data"]["steps"] = config["method"]["module"]["steps"] = steps
     streams = Streams(0)
     data = build(config["task"]["data"])
-    data.begin(streams, {})
+    data.prepare(streams, {})
     training.seed_initialisation(0)
     student = build(config["method"]["module"])
-    student.begin(streams, {}, data)
+    student.prepare(streams, {}, data)
     return student, data
 
 

@@ -13,8 +13,8 @@ from sextant.contracts import Streams
 from sextant.methods.backbones.all_cnn import AllCNN
 from sextant.methods.unlearning.covarnav import CovarNav
 from sextant.methods.unlearning.inversion import Inversion
+from sextant.methods.unlearning.problem import Examples, PixelSpace, Problem, Unlearned
 from sextant.methods.unlearning.retraining import Retrain
-from sextant.methods.unlearning.sight import Examples, PixelSpace, Sight, Unlearned
 
 
 def patterns(each: int, size: int) -> Examples:
@@ -33,7 +33,7 @@ def whole(size: int, each: int, training: int, images: int, inversion: int) -> I
     kept = Examples(examples.inputs[~gone], examples.labels[~gone])
 
     def carried_out(method: Retrain | CovarNav, model: nn.Module, retain: Examples) -> Unlearned:
-        sight = Sight.of(
+        problem = Problem.of(
             method.needs,
             classes=10,
             forget=forget,
@@ -42,7 +42,7 @@ def whole(size: int, each: int, training: int, images: int, inversion: int) -> I
             forgotten_classes=(0,),
             space=PixelSpace((0.0,) * 3, (1.0,) * 3),
         )
-        return method(model, sight, Streams(0))
+        return method(model, problem, Streams(0))
 
     again = Retrain(epochs=training, rate=1e-3, optimizer="adam", decay="cosine")
     trained = carried_out(again, AllCNN(), examples).model

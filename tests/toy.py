@@ -25,7 +25,7 @@ class LineData(pl.LightningDataModule):
         super().__init__()
         self.steps, self.slope, self.first_step = steps, slope, 0
 
-    def begin(self, streams, parents) -> None:
+    def prepare(self, streams, parents) -> None:
         self.streams, self.parents = streams, parents
 
     def draw(self, step: int):
@@ -48,7 +48,7 @@ class Line(pl.LightningModule):
         self.fails, self.at, self.seconds = fails, at, seconds
         self.network = nn.Sequential(nn.Linear(1, 8), nn.Dropout(0.0), nn.Linear(8, 1))
 
-    def begin(self, streams, parents, data) -> None:
+    def prepare(self, streams, parents, data) -> None:
         self.streams = streams
         if "start" in parents:
             self.load_state_dict(parents["start"].load().state_dict())
@@ -80,7 +80,7 @@ class Line(pl.LightningModule):
 class Solver:
     """A student that needs no training."""
 
-    def begin(self, streams, parents, data) -> None:
+    def prepare(self, streams, parents, data) -> None:
         self.slope = data.slope
 
     def network(self, x):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sextant.methods.unlearning.sight import Examples, PixelSpace, Sight
+from sextant.methods.unlearning.problem import Examples, PixelSpace, Problem
 
 CLASSES = 4
 SPACE = PixelSpace((0.4,), (0.25,))
@@ -69,7 +69,7 @@ def trained():
     return copy.deepcopy(_trained())
 
 
-def sight_of(method, forget=None, retain=None, **changes):
+def problem_of(method, forget=None, retain=None, **changes):
     """What the method may see of forgetting class 1."""
     own_forget, own_retain = split(images())
     given = {
@@ -81,7 +81,7 @@ def sight_of(method, forget=None, retain=None, **changes):
         "forgotten_classes": (1,),
         "space": SPACE,
     }
-    return Sight.of(method.needs, **given | changes)
+    return Problem.of(method.needs, **given | changes)
 
 
 def weights(model):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sextant.methods.unlearning.sight import Examples
+from sextant.methods.unlearning.problem import Examples
 from tests.unlearning_problem import CLASSES, images
 
 KEPT = (0, 2, 3)

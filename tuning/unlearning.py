@@ -22,7 +22,7 @@ from rich.table import Table
 
 from sextant.contracts import Streams
 from sextant.methods.unlearning.inversion import Inversion
-from sextant.methods.unlearning.sight import Examples, PixelSpace, forget_accuracy
+from sextant.methods.unlearning.problem import Examples, PixelSpace, forget_accuracy
 from sextant.paths import Project, find_project
 from sextant.runs.build import build
 from sextant.runs.compose import Composer, merge
@@ -110,7 +110,7 @@ class Problem:
         execute(spec.parents["original"], context)
         self.parents = {"original": _Loaded(spec.parents["original"], context.runs)}
         self.data = build(spec.settings["task"]["data"])
-        self.data.begin(self.streams, {})
+        self.data.prepare(self.streams, {})
         inversion = build(spec.settings["task"]["inversion"])
         inversion = replace(inversion, images=20 * self.data.classes, batch_size=200)
         shape = self.data.examples("forgotten")[0].shape[1:]
@@ -141,7 +141,7 @@ class Problem:
 
     def judge(self, student: Any) -> tuple[float, float]:
         """Kept and forgotten accuracy of a setting, on what its method may see."""
-        student.begin(self.streams, self.parents, self.data)
+        student.prepare(self.streams, self.parents, self.data)
         needs = student.method.needs
         kept = self.inverted_kept if needs.retain == "none" else self.validation_kept
         gone = self.forgotten if needs.forget else self.inverted_gone

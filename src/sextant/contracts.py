@@ -129,7 +129,7 @@ class ExamData(Protocol):
 
     first_step: int
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Called once, before anything is drawn."""
 
     def fingerprints(self) -> dict[str, str]:
@@ -137,10 +137,10 @@ class ExamData(Protocol):
 
 
 class Student(Protocol):
-    """What a run asks of every method; a LightningModule is trained between `begin` and the exam,
-    anything else is examined as it is after `begin`."""
+    """What a run asks of every method; a LightningModule is trained between `prepare` and the exam,
+    anything else is examined as it is after `prepare`."""
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Called once, before training, with the task's data module."""
 
 

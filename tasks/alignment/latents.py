@@ -65,10 +65,10 @@ class LatentGroups(StepwiseData):
             batch_size, steps, None, evaluation_seed, validation=validation, limit=limit
         )
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Encodes the images and parts them into the two groups."""
-        super().begin(streams, parents)
-        self.codes.begin(streams, parents)
+        super().prepare(streams, parents)
+        self.codes.prepare(streams, parents)
         splits = {
             "train": (self.codes.train_latents, self.codes.train_labels),
             "test": (self.codes.test_latents, self.codes.evaluation_labels()),

@@ -35,9 +35,9 @@ class ShapeData(StepwiseData):
         super().__init__(batch_size, steps)
         self.points = _within("points", points)
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Finds and reads the shapes."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self.folder = locate("modelnet10")
         train, test = read_shapes(self.folder)
         self.splits: dict[str, Shapes] = {"train": train, "test": test}
@@ -96,9 +96,9 @@ class CloudPairs(ShapeData):
         self.evaluation_points = _within("evaluation_points", evaluation_points or SHAPE_POINTS)
         self.evaluation_seed = evaluation_seed
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the shapes and keeps the two classes."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         train = self.split("train")
         self.sides = (train.of_class(self.source_class), train.of_class(self.target_class))
         smallest = min(map(len, self.sides))
@@ -178,9 +178,9 @@ class GaussianToShapes(ShapeData):
         self.evaluation_seed = evaluation_seed
         self.source = StandardNormal(3)
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the shapes."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self.order = EpochOrder(len(self.split("train").labels), self.batch_size, streams)
 
     def draw_batch(self, step: int) -> Pair:
@@ -241,9 +241,9 @@ class ShapeClouds(ShapeData):
         self.evaluation_points = _within("evaluation_points", evaluation_points or SHAPE_POINTS)
         self.evaluation_seed = evaluation_seed
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the shapes."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self.order = EpochOrder(len(self.split("train").labels), self.batch_size, streams)
 
     def draw_batch(self, step: int) -> Pair:

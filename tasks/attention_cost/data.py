@@ -50,7 +50,7 @@ class NormalTokens(pl.LightningDataModule):
         self.size = (batch, heads, head_dimension)
         self._streams: Streams | None = None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Takes the run's random streams."""
         self._streams = streams
 
@@ -58,10 +58,10 @@ class NormalTokens(pl.LightningDataModule):
         """Queries, keys and values of a length, on the CPU; a pure function of seed and length.
 
         Raises:
-            RuntimeError: before `begin`.
+            RuntimeError: before `prepare`.
         """
         if self._streams is None:
-            raise RuntimeError("call begin(streams, parents) before anything is drawn")
+            raise RuntimeError("call prepare(streams, parents) before anything is drawn")
         batch, heads, dimension = self.size
         generator = self._streams.generator("tokens", length)
         draws = torch.randn((3, batch, heads, length, dimension), generator=generator)

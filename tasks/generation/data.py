@@ -95,9 +95,9 @@ class MnistImages(StepwiseData):
         super().__init__(batch_size, steps)
         self.validation_size, self.limit = validation, limit
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Finds and reads the images."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self.folder = locate("mnist")
         parts = read_mnist(self.folder, self.validation_size, self.limit)
         self.train, self.validation, self.test = parts
@@ -151,9 +151,9 @@ class LatentMnist(StepwiseData):
         self.evaluation_points, self.evaluation_seed = evaluation_points, evaluation_seed
         self.validation_size, self.limit = validation, limit
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the images and encodes the training and test parts."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         if "autoencoder" not in parents:
             raise ValueError("parents must name an 'autoencoder': its codes are the data")
         self.folder = locate("mnist")

@@ -35,12 +35,12 @@ class StepwiseData(pl.LightningDataModule):
 
     @property
     def streams(self) -> Streams:
-        """The run's random streams; there are none before `begin`."""
+        """The run's random streams; there are none before `prepare`."""
         if self._streams is None:
-            raise RuntimeError("call begin(streams, parents) before anything is drawn")
+            raise RuntimeError("call prepare(streams, parents) before anything is drawn")
         return self._streams
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Takes the run's random streams."""
         self._streams = streams
 

@@ -90,9 +90,9 @@ class SequenceData(StepwiseData):
         self.truncate, self.mask_zero_tokens = truncate or length, mask_zero_tokens
         self.train_limit, self.evaluation_limit = train_limit, evaluation_limit
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads or generates the data."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self._fingerprints: dict[str, str] = {}
         parts = self.read()
         limits = dict(zip(PARTS, (self.train_limit, *[self.evaluation_limit] * 2), strict=True))
@@ -146,7 +146,7 @@ class SequenceData(StepwiseData):
         if split not in PARTS:
             raise ValueError(f"split must be one of {', '.join(PARTS)}, got {split!r}")
         if self._streams is None:
-            raise RuntimeError("call begin(streams, parents) before anything is drawn")
+            raise RuntimeError("call prepare(streams, parents) before anything is drawn")
         return self.parts[split]
 
     def _must_fit(self, documents: Documents) -> None:

@@ -82,9 +82,9 @@ class ForgettingData(StepwiseData):
         """All training and all test pictures; names what it read in `self._fingerprints`."""
         raise NotImplementedError
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the pictures and chooses those to forget."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self._fingerprints: dict[str, str] = {}
         train, test = self.read()
         self.classes, self.channels = int(train.labels.max()) + 1, train.images.shape[1]

@@ -35,9 +35,9 @@ class SharedForgetting(CifarForgetting):
         super().__init__(**settings)
         self.chosen_by = chosen_by
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the pictures and chooses those to forget."""
-        super().begin(Streams(self.chosen_by), parents)
+        super().prepare(Streams(self.chosen_by), parents)
         self._streams = streams
         self._order = EpochOrder(len(self._learnt.labels), self.batch_size, streams)
 
@@ -79,7 +79,7 @@ class LikelihoodExam:
         for number in range(1, len(trained)):
             own = Streams(streams.generator("shadow model", number).initial_seed())
             roles = {role: f"{role}_{number}" for role in ("original", "inverted")}
-            student.begin(
+            student.prepare(
                 own, {role: parents[name] for role, name in roles.items() if name in parents}, data
             )
             forgot.append(confidence(student))

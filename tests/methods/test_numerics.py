@@ -91,13 +91,13 @@ class Laws:
 
 def learned() -> LearnedSlicePairs:
     coupling = LearnedSlicePairs(SineMLP(3, (8,)), SoftPermutation("sqeuclidean"), 3, 16)
-    coupling.begin(Laws(), Streams(0))
+    coupling.prepare(Laws(), Streams(0))
     return coupling
 
 
 def linear() -> LinearOT:
     coupling = LinearOT(POINTS)
-    coupling.begin(Laws(), Streams(0))
+    coupling.prepare(Laws(), Streams(0))
     return coupling
 
 
@@ -119,7 +119,7 @@ def plan_of(plan):
 
 def per_pair(x, y):
     student = PerPairSlicer(slicer(), SoftPermutation(), iterations=2)
-    student.begin(Streams(1), {}, None)
+    student.prepare(Streams(1), {}, None)
     return plan_of(student.match(x, y))
 
 

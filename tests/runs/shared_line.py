@@ -35,7 +35,7 @@ class SharedLine(pl.LightningModule):
         self.seconds = seconds
         self.network = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
 
-    def begin(self, streams, parents, data) -> None:
+    def prepare(self, streams, parents, data) -> None:
         if "start" in parents:
             self.load_state_dict(parents["start"].load().state_dict())
 

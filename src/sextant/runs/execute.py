@@ -199,11 +199,11 @@ def _study_and_examine(
     streams = Streams(spec.seed)
     parents = _finished_parents(spec, context.runs)
     data = build(settings["task"]["data"])
-    data.begin(streams, parents)
+    data.prepare(streams, parents)
     training.seed_initialisation(spec.seed)
     student = build(settings["method"]["module"])
     started = time.monotonic()
-    student.begin(streams, parents, data)  # where a student that is no LightningModule works
+    student.prepare(streams, parents, data)  # where a student that is no LightningModule works
     seconds = time.monotonic() - started
     if isinstance(student, pl.LightningModule):
         with training.StopRequest().listening() as stop:

@@ -40,7 +40,7 @@ class Sequences:
 
 def learned(data, seed=0, **settings):
     student = BagOfTokens(**settings)
-    student.begin(Streams(seed), {}, data)
+    student.prepare(Streams(seed), {}, data)
     return student
 
 
@@ -144,5 +144,5 @@ def test_settings_out_of_range_are_refused():
     for bad in ([], [1.0, 0.0]):
         with pytest.raises(ValueError, match="inverse_penalties must be positive"):
             BagOfTokens(inverse_penalties=bad)
-    with pytest.raises(RuntimeError, match="call begin"):
+    with pytest.raises(RuntimeError, match="call prepare"):
         BagOfTokens().logits(torch.zeros(1, 3, dtype=torch.int64))

@@ -30,12 +30,12 @@ def drawn(batch=3, tokens=20, seed=0):
 
 def data(kernel="periodic", steps=60, batch_size=4):
     module = KernelData(kernel, batch_size, steps, tokens=32, evaluation_batches=3)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     return module
 
 
 def fit(module, batches, last_step=None, checkpoint=None):
-    module.begin(Streams(0), {}, batches)
+    module.prepare(Streams(0), {}, batches)
     return quiet_fit(module, batches, module.steps if last_step is None else last_step, checkpoint)
 
 

@@ -18,7 +18,7 @@ class Batches:
 
 def named(batches):
     student = MostFrequentClass(batches)
-    student.begin(Streams(0), {}, Batches())
+    student.prepare(Streams(0), {}, Batches())
     logits = student.logits(torch.zeros(6, 2, 7))
     assert logits.shape == (6, 4)
     return logits.argmax(1).unique().tolist()
@@ -36,7 +36,7 @@ def test_the_first_of_equals_is_named():
             yield None, None, torch.tensor([3, 1, 3, 1])
 
     student = MostFrequentClass()
-    student.begin(Streams(0), {}, Even())
+    student.prepare(Streams(0), {}, Even())
     assert student.logits(torch.zeros(1, 1)).tolist() == [[0.0, 1.0, 0.0, 0.0]]
 
 

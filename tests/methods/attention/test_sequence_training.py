@@ -66,7 +66,7 @@ def build(attention=None, steps=STEPS, dropout=0.1, **changes):
 
 def fit(module, data=None, last_step=None, checkpoint=None):
     data = data or Sequences(module.steps)
-    module.begin(STREAMS, {}, data)
+    module.prepare(STREAMS, {}, data)
     return quiet_fit(module, data, last_step or module.steps, checkpoint)
 
 
@@ -115,7 +115,7 @@ def test_a_plain_loop_trains_alike(schedule):
     module, plain = (build(schedule=schedule, learning_rate=0.1).double() for _ in range(2))
     fit(module)
     data = Sequences()
-    plain.begin(STREAMS, {}, data)
+    plain.prepare(STREAMS, {}, data)
     weights = list(plain.network.parameters())
     betas, epsilon = ((0.9, 0.98), 1e-8) if schedule == "group" else ((0.9, 0.999), 1e-6)
     optimizer = torch.optim.AdamW(weights, 0.1, betas, epsilon, weight_decay=0.0)
@@ -221,7 +221,7 @@ def test_it_learns_and_counts_rightly():
 
 def test_trouble_of_the_feature_map_is_logged():
     module = build()
-    module.begin(STREAMS, {}, Sequences())
+    module.prepare(STREAMS, {}, Sequences())
     channels = module.network.layers[0].attention.feature_map.channel_functions
     with torch.no_grad():
         channels.second_weight.zero_()
@@ -234,7 +234,7 @@ def test_trouble_of_the_feature_map_is_logged():
     assert {"dead_channel_fraction", "smallest_denominator"} <= set(logged)
     # Every feature of the live channel is 2 / sqrt(m) in one layer: 4 for each of 6 or more keys.
     alone = build()
-    alone.begin(STREAMS, {}, Sequences())
+    alone.prepare(STREAMS, {}, Sequences())
     for layer in alone.network.layers:
         functions = layer.attention.feature_map.channel_functions
         with torch.no_grad():
@@ -285,4 +285,4 @@ def test_bad_settings_are_named():
     data = Sequences()
     data.vocabulary = 12
     with pytest.raises(ValueError, match="network must have vocabulary 12 like the data, got 9"):
-        build().begin(STREAMS, {}, data)
+        build().prepare(STREAMS, {}, data)

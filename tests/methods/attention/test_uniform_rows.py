@@ -12,7 +12,7 @@ from tasks.kernels.scoring import KernelFitExam
 
 def test_every_key_has_the_same_weight():
     student = UniformRows()
-    student.begin(Streams(0), {}, None)
+    student.prepare(Streams(0), {}, None)
     rows = student.rows(torch.randn(3, 5, 8), torch.randn(3, 7, 8))
     torch.testing.assert_close(rows, torch.full((3, 5, 7), 1 / 7))
 

@@ -16,7 +16,7 @@ SIZES = {"heads": 2, "head_dimension": 8, "length": 16}
 
 def begun(attention, seed=0, **settings):
     student = UntrainedAttention(attention, **settings)
-    student.begin(Streams(seed), {}, None)
+    student.prepare(Streams(seed), {}, None)
     return student
 
 
@@ -72,5 +72,5 @@ def test_settings_are_checked_and_named():
     assert short.attention(32).length == 32
     with pytest.raises(ValueError, match="length must be at most 32, got 33"):
         short.attention(33)
-    with pytest.raises(RuntimeError, match="begin"):
+    with pytest.raises(RuntimeError, match="prepare"):
         UntrainedAttention(SoftmaxAttention(**SIZES)).attention(4)

@@ -146,7 +146,7 @@ def ellipsoids(step):
 
 
 def fit(module, steps, first_step=0, checkpoint=None):
-    module.begin(STREAMS, {}, None)
+    module.prepare(STREAMS, {}, None)
     return quiet_fit(module, StepBatches(ellipsoids, first_step, module.steps), steps, checkpoint)
 
 

@@ -33,7 +33,7 @@ def build(kind, steps=STEPS):
 
 
 def fit(module, steps=STEPS, first_step=0, checkpoint=None):
-    module.begin(STREAMS, {}, None)
+    module.prepare(STREAMS, {}, None)
     loader = DataLoader(StepBatches(draw, first_step, STEPS), batch_size=None)
     return quiet_fit(module, loader, steps, checkpoint)
 

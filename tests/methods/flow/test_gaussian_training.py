@@ -20,7 +20,7 @@ def train(objective, paired):
     network = VelocityMLP(2, 48, 2, 1, lowest_frequency=math.pi)
     module = FlowModule(network, objective, Independent(), 1e-2, STEPS, ema_decay=0.98)
     streams, errors = Streams(5), []
-    module.begin(streams, {}, None)
+    module.prepare(streams, {}, None)
     settings = module.configure_optimizers()
     optimizer, schedule = settings["optimizer"], settings["lr_scheduler"]["scheduler"]
     for step in range(STEPS):

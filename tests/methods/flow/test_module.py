@@ -22,7 +22,7 @@ class Shuffle:
     def __init__(self) -> None:
         self.seen, self.began = [], None
 
-    def begin(self, data, streams) -> None:
+    def prepare(self, data, streams) -> None:
         self.began = (data, streams)
 
     def __call__(self, source, target, generator, labels=None):
@@ -41,7 +41,7 @@ def build(objective=None, classes=3, **settings):
     network = VelocityMLP(2, 8, 2, 2, classes=classes, class_width=3)
     settings = {"learning_rate": 1e-2, "steps": STEPS, "ema_decay": 0.9} | settings
     module = FlowModule(network, objective or MeanFlow(), Shuffle(), **settings)
-    module.begin(STREAMS, {}, "data")
+    module.prepare(STREAMS, {}, "data")
     return module
 
 

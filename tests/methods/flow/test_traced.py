@@ -56,7 +56,7 @@ class Sorted(Coupling):
 class Slow(Independent):
     """Takes its time: 20 ms to begin, 5 ms a batch."""
 
-    def begin(self, data, streams):
+    def prepare(self, data, streams):
         work(0.02)
 
     def __call__(self, source, target, generator, labels=None):
@@ -83,7 +83,7 @@ def build(kind=TracedFlow, coupling=None, data=None, objective=None, **settings)
     module = kind(
         VelocityMLP(2, 8, 2, 2), objective or FlowMatching(), coupling or Exact(), **settings
     )
-    module.begin(STREAMS, {}, data or LabelledBatches())
+    module.prepare(STREAMS, {}, data or LabelledBatches())
     return module
 
 

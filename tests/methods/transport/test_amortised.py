@@ -63,7 +63,7 @@ def configured(context="mean", objective=None, **settings):
 
 def build(context="mean", objective=None, **settings):
     module = configured(context, objective, **settings)
-    module.begin(STREAMS, {"encoder": Parent()} if context else {}, None)
+    module.prepare(STREAMS, {"encoder": Parent()} if context else {}, None)
     return module
 
 
@@ -242,7 +242,7 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="takes 3 numbers"):
         AmortisedSlicer(SineMLP(2, context_width=3), Noisy(), 1e-3, 5)
     with pytest.raises(ValueError, match="parents must have an 'encoder'"):
-        configured().begin(STREAMS, {}, None)
+        configured().prepare(STREAMS, {}, None)
 
 
 def test_divergence_stops_the_run():

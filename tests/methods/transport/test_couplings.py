@@ -28,7 +28,7 @@ class NormalData:
 
 
 def begun(coupling: Coupling, seed: int = 0) -> Coupling:
-    coupling.begin(NormalData(), Streams(seed))
+    coupling.prepare(NormalData(), Streams(seed))
     return coupling
 
 
@@ -169,10 +169,10 @@ def test_the_reference_depends_on_seed_and_size_alone(clouds):
 
 
 def test_linear_coupling_says_what_it_lacks(clouds):
-    with pytest.raises(ValueError, match="begin"):
+    with pytest.raises(ValueError, match="prepare"):
         LinearOT()(*clouds(4), generator())
     with pytest.raises(TypeError, match="draw_source"):
-        LinearOT().begin(object(), Streams(0))
+        LinearOT().prepare(object(), Streams(0))
 
 
 def two_clusters(n: int = 400) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -65,7 +65,7 @@ class Pairs:
 
 
 def begun(student, seed: int = 0, data: object = None):
-    student.begin(Streams(seed), {}, data or Problems())
+    student.prepare(Streams(seed), {}, data or Problems())
     return student
 
 
@@ -97,14 +97,14 @@ def test_clouds_may_differ_in_size(clouds, kind):
 
 
 @pytest.mark.parametrize("kind", DRAWING)
-def test_random_directions_come_from_the_seed_and_need_begin(clouds, kind):
+def test_random_directions_come_from_the_seed_and_need_prepare(clouds, kind):
     source, target = clouds(40, 6)
     data = Pairs()
     data.evaluation_pairs = lambda split: [clouds(20, 6, 1)]
     plans = [begun(kind(), seed, data).match(source, target) for seed in (0, 0, 1)]
     assert torch.equal(plans[0].dense(), plans[1].dense())
     assert not torch.equal(plans[0].dense(), plans[2].dense())
-    with pytest.raises(ValueError, match="begin"):
+    with pytest.raises(ValueError, match="prepare"):
         kind().match(source, target)
 
 
@@ -229,7 +229,7 @@ def test_a_direction_is_chosen_for_all_training_pairs_and_no_test_pair():
     ]
     assert torch.equal(student.direction, rays[torch.tensor(means).argmin()])
     with pytest.raises(TypeError, match="problem"):
-        TransferredDirection().begin(Streams(0), {}, object())
+        TransferredDirection().prepare(Streams(0), {}, object())
 
 
 @pytest.mark.parametrize(

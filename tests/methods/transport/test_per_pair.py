@@ -15,7 +15,7 @@ def build(seed=1, objective=None, **settings):
     torch.manual_seed(0)
     objective = objective or SoftPermutation("sqeuclidean")
     student = PerPairSlicer(SineMLP(2, [8, 8]), objective, **({"iterations": 12} | settings))
-    student.begin(Streams(seed), {}, None)
+    student.prepare(Streams(seed), {}, None)
     return student
 
 

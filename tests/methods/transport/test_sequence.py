@@ -70,7 +70,7 @@ def build(objective=None, hidden=(8, 8), **settings):
     } | settings
     objective = objective or Noisy()
     module = SequenceSlicer(SineMLP(2, list(hidden)), objective, **settings)
-    module.begin(STREAMS, {}, Rings())
+    module.prepare(STREAMS, {}, Rings())
     return module
 
 
@@ -209,7 +209,7 @@ def test_warm_beats_scratch_after_a_small_drift():
             assert above[0][0] < 0.5 * above[1][0]
 
 
-def test_a_finished_student_answers_without_begin():
+def test_a_finished_student_answers_without_prepare():
     module = build()
     fit(module)
     torch.manual_seed(4)
@@ -279,7 +279,7 @@ def test_bad_settings_are_named():
     with pytest.raises(ValueError, match="no buffers"):
         SequenceSlicer(torch.nn.Sequential(SineMLP(2), torch.nn.BatchNorm1d(2)), Noisy())
     with pytest.raises(TypeError, match="problem"):
-        build().begin(STREAMS, {}, None)
+        build().prepare(STREAMS, {}, None)
     module = build()
     for problem, iteration, name in ((PROBLEMS, 0, "problem"), (-1, 0, "problem"), (0, 1, "iter")):
         with pytest.raises(ValueError, match=name):

@@ -73,7 +73,7 @@ def learned(steps=3, slicer=None, streams=STREAMS, data=None, **changes):
     coupling = LearnedSlicePairs(
         slicer or SineMLP(2, [16, 16]), SoftPermutation(cost="sqeuclidean"), **arguments
     )
-    coupling.begin(data or RingData(), streams)
+    coupling.prepare(data or RingData(), streams)
     return coupling
 
 
@@ -152,7 +152,7 @@ def test_minibatches_have_the_populations_mean(trained):
 
     data, batches = RingData(), []
     module = TracedFlow(VelocityMLP(2, 4, 1, 1), Spy(), Begun(trained), 1e-3, 40, big_batch=4)
-    module.begin(STREAMS, {}, data)
+    module.prepare(STREAMS, {}, data)
     for step in range(40):
         module.loss(*data.draw_batch(step), step)
     for source, target in batches:
@@ -178,7 +178,7 @@ def test_begin_gives_the_same_slicer_whatever_came_before():
     torch.manual_seed(1)
     first = learned()
     again = {name: value.clone() for name, value in first.slicer.state_dict().items()}
-    first.begin(RingData(), STREAMS)
+    first.prepare(RingData(), STREAMS)
     torch.manual_seed(2)
     second = learned()
     for found in (first, second):
@@ -195,7 +195,7 @@ def test_training_leaves_the_global_generator_and_the_flow_s_weights_alone():
     names = set(module.state_dict())
     before = torch.get_rng_state()
     with torch.no_grad():  # training asks for its gradients itself
-        module.begin(STREAMS, {}, RingData())
+        module.prepare(STREAMS, {}, RingData())
     assert torch.equal(torch.get_rng_state(), before)
     assert not any("slicer" in name for name in names | set(module.state_dict()))
     assert not any(weight.requires_grad for weight in coupling.slicer.parameters())
@@ -305,10 +305,10 @@ def test_what_is_missing_is_named():
     with pytest.raises(ValueError, match="directions must be at least 1"):
         MinSlicedPairs(directions=0)
     coupling = LearnedSlicePairs(LinearSlicer(2), None)
-    with pytest.raises(ValueError, match="begin"):
+    with pytest.raises(ValueError, match="prepare"):
         coupling(torch.ones(3, 2), torch.ones(3, 2), generator())
     with pytest.raises(TypeError, match="draw_source"):
-        coupling.begin(object(), STREAMS)
+        coupling.prepare(object(), STREAMS)
 
 
 def test_a_slicer_that_diverges_stops_the_run():
@@ -328,7 +328,7 @@ def test_a_slicer_that_diverges_stops_the_run():
 
     coupling = LearnedSlicePairs(Exploding(), objective, pretraining_steps=2)
     with pytest.raises(FloatingPointError, match="diverged at step 0"):
-        coupling.begin(RingData(), STREAMS)
+        coupling.prepare(RingData(), STREAMS)
     coupling = learned()
     with torch.no_grad():
         next(coupling.slicer.parameters()).fill_(torch.nan)

@@ -13,11 +13,11 @@ from sextant.contracts import Streams
 from sextant.methods.unlearning.covarnav import CovarNav
 from sextant.methods.unlearning.inversion import Inversion
 from sextant.methods.unlearning.library import METHODS, Report, known_space, unlearn
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
     NotDeclared,
     PixelSpace,
-    Sight,
+    Problem,
     forget_accuracy,
 )
 from sextant.methods.unlearning.wrong_labels import least_probable, second_best
@@ -44,7 +44,7 @@ def sight_for(method, **changes):
         "forgotten_classes": (FORGOTTEN,),
         "space": SPACE,
     }
-    return Sight.of(method.needs, **given | changes)
+    return Problem.of(method.needs, **given | changes)
 
 
 def run(method, model=None, seed=0, watch=None, **changes):

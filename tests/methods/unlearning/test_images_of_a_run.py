@@ -30,13 +30,13 @@ def original():
 
 def drawn(seed=0):
     student = InversionStudent(INVERSION)
-    student.begin(Streams(seed), {"original": original()}, Problem())
+    student.prepare(Streams(seed), {"original": original()}, Problem())
     return student
 
 
 def unlearned(method, seed=0, **parents):
     student = UnlearningStudent(method, subset_each=None)
-    student.begin(Streams(seed), {"original": original()} | parents, Problem())
+    student.prepare(Streams(seed), {"original": original()} | parents, Problem())
     return student
 
 
@@ -90,7 +90,7 @@ def test_the_quality_of_the_images_is_measured_on_as_many_real_ones():
 def test_a_model_left_as_it_is_asks_for_nothing():
     data = Problem()
     student = UnlearningStudent(Untouched())
-    student.begin(Streams(0), {"original": original()}, data)
+    student.prepare(Streams(0), {"original": original()}, data)
     inputs = torch.randn(5, 2, 4, 4)
     torch.testing.assert_close(student.logits(inputs), network()(inputs).detach())
     assert data.asked == []

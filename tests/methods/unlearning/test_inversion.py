@@ -18,8 +18,8 @@ from sextant.methods.unlearning.inversion_terms import (
     pixel_norm,
     total_variation,
 )
+from sextant.methods.unlearning.problem import Examples
 from sextant.methods.unlearning.proxy_quality import batch_norm_ratio, energy_capture, quality
-from sextant.methods.unlearning.sight import Examples
 from tests.unlearning_problem import SPACE, images, network
 from tests.unlearning_wider import KEPT, of_classes, trained_wide
 

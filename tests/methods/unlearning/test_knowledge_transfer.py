@@ -23,14 +23,14 @@ from sextant.methods.unlearning.knowledge_transfer import (
     shut_out,
 )
 from sextant.methods.unlearning.library import unlearn
-from sextant.methods.unlearning.sight import Examples, NotDeclared, PixelSpace, forget_accuracy
+from sextant.methods.unlearning.problem import Examples, NotDeclared, PixelSpace, forget_accuracy
 from tests.unlearning_problem import (
     CLASSES,
     SPACE,
     images,
     network,
+    problem_of,
     same,
-    sight_of,
     split,
     trained,
     weights,
@@ -44,8 +44,8 @@ def never():
 
 
 def blind_sight(method, **changes):
-    """A sight that raises at every access to data."""
-    return sight_of(method, forget=never, retain=never, training_log=never, **changes)
+    """A problem that raises at every access to data."""
+    return problem_of(method, forget=never, retain=never, training_log=never, **changes)
 
 
 def quadrant_network(seed=0):
@@ -183,8 +183,8 @@ def test_a_round_is_one_step_of_the_generator_up_and_steps_of_the_student_down()
     method = GatedKnowledgeTransfer(
         rounds=1, student_steps=2, rate=1e-2, clip=0.5, threshold=0.3, layers=["2", "6"], **TINY
     )
-    sight = blind_sight(method, fresh=quadrant_network)
-    found = method(teacher, sight, Streams(4))
+    problem = blind_sight(method, fresh=quadrant_network)
+    found = method(teacher, problem, Streams(4))
     student, streams = quadrant_network().train(), Streams(4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.generator("gkt/generator", 0).initial_seed())
@@ -253,8 +253,8 @@ def test_the_student_learns_all_but_the_forgotten_class_and_without_the_gate_tha
             codes=16,
             threshold=threshold,
         )
-        sight = blind_sight(method, fresh=quadrant_network, forgotten_classes=(3,))
-        found = method(teacher, sight, Streams(0))
+        problem = blind_sight(method, fresh=quadrant_network, forgotten_classes=(3,))
+        found = method(teacher, problem, Streams(0))
         assert (found.report["passed"] == 1.0) == (threshold == 1.0)
         known[threshold] = [forget_accuracy(found.model, part) for part in (forget, retain)]
     assert known[0.01][0] < 0.05
@@ -310,10 +310,10 @@ def test_transfer_sees_no_data_changes_a_fresh_network_and_repeats_itself():
     assert all(parameter.grad is None for parameter in first.model.parameters())
     assert not any(module._forward_hooks for module in first.model.modules())
     assert "updates" in first.seconds
-    sight = blind_sight(method)
+    problem = blind_sight(method)
     for name in ("forget", "retain", "training_log"):
         with pytest.raises(NotDeclared):
-            getattr(sight, name)
+            getattr(problem, name)
 
 
 def test_transfer_by_its_name():

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
 from sextant.methods.unlearning.noise_images import ErrorMinimisingNoise, NoiseImages, Unsir
-from tests.unlearning_problem import images, part, sight_of, trained, weights
+from tests.unlearning_problem import images, part, problem_of, trained, weights
 
 NOISE = NoiseImages(images=6, steps=5)
 
@@ -50,8 +50,8 @@ def test_every_noise_image_is_used_with_the_label_of_its_class(kind):
         method = spied(Unsir)(**settings)
     else:
         method = spied(ErrorMinimisingNoise)(shape=(1, 8, 8), **settings)
-    sight = sight_of(method, retain=kept, forgotten_classes=(0, 2))
-    found = method(trained(), sight, Streams(0))
+    problem = problem_of(method, retain=kept, forgotten_classes=(0, 2))
+    found = method(trained(), problem, Streams(0))
     labels = [torch.cat([y for _, y in given[epoch]]).bincount(minlength=4) for epoch in (1, 2)]
     each = 5 if kind == "unsir" else 18
     assert labels[0].tolist() == [18, each, 18, each]
@@ -86,7 +86,7 @@ def test_noise_changes_no_running_statistics():
 def test_refusals_of_noise():
     method = Unsir(noise=NOISE)
     with pytest.raises(ValueError, match="forgotten_classes must name"):
-        method(trained(), sight_of(method, forgotten_classes=()), Streams(0))
+        method(trained(), problem_of(method, forgotten_classes=()), Streams(0))
     with pytest.raises(ValueError, match="stop_at must be None"):
         Unsir(stop_at=0.1)
     with pytest.raises(ValueError, match="shape"):

@@ -10,8 +10,8 @@ from sextant.methods.unlearning.null_space_calibration import (
     class_bases,
     grown,
 )
-from sextant.methods.unlearning.sight import forget_accuracy
-from tests.unlearning_problem import images, part, sight_of, split, trained, weights
+from sextant.methods.unlearning.problem import forget_accuracy
+from tests.unlearning_problem import images, part, problem_of, split, trained, weights
 
 
 def energy_held(basis, covariance):
@@ -53,7 +53,7 @@ def test_a_basis_of_everything_stops_every_weight_and_one_of_nothing_none():
     forget, _ = split(data)
     settings = {"epochs": 2, "rate": 1e-2, "batch_size": 64}
     stuck = NullSpaceCalibration(energy=1.0, rise=0.0, **settings)
-    found = stuck(model, sight_of(stuck, forget=forget), Streams(0))
+    found = stuck(model, problem_of(stuck, forget=forget), Streams(0))
     kept = found.report["kept"]
     assert set(kept) == {"0", "3", "8"}
     assert kept["0"] == 0
@@ -66,7 +66,7 @@ def test_a_basis_of_everything_stops_every_weight_and_one_of_nothing_none():
             assert torch.equal(value, before), name
     torch.testing.assert_close(found.model[0].weight, model[0].weight, rtol=0, atol=1e-6)
     free = NullSpaceCalibration(energy=0.0, rise=0.0, **settings)
-    loose = free(model, sight_of(free, forget=forget), Streams(0))
+    loose = free(model, problem_of(free, forget=forget), Streams(0))
     assert loose.report["kept"] == {"0": 9.0, "3": 72.0, "8": 48.0}
     assert (loose.model[0].weight - model[0].weight).abs().max() > 1e-4
 
@@ -78,7 +78,7 @@ def test_the_kept_outputs_stay_where_the_basis_is_whole_and_the_rest_forgets():
     forget, retain = (type(one)(one.inputs.double(), one.labels) for one in (forget, retain))
     few = part(retain, torch.tensor([0, 20, 40]))
     method = NullSpaceCalibration(energy=1.0, rise=0.0, rate=0.5, epochs=40, stop_at=0.05)
-    found = method(model, sight_of(method, forget=forget, retain=few), Streams(0))
+    found = method(model, problem_of(method, forget=forget, retain=few), Streams(0))
     drift = (found.model(few.inputs) - model(few.inputs)).abs().max().item()
     assert drift < 1e-8
     assert (found.model(forget.inputs) - model(forget.inputs)).abs().max() > 0.1

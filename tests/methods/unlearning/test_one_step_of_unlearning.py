@@ -10,10 +10,10 @@ from torch.nn.functional import cross_entropy
 from sextant.contracts import Streams
 from sextant.methods.unlearning.boundary import BoundaryExpand, BoundaryShrink, extra_row
 from sextant.methods.unlearning.gradient_ascent import NegGrad, NegGradPlus
+from sextant.methods.unlearning.problem import Examples
 from sextant.methods.unlearning.random_labels import AmnesiacLabels, RandomLabel
 from sextant.methods.unlearning.scrub import Scrub, distillation
-from sextant.methods.unlearning.sight import Examples
-from tests.unlearning_problem import CLASSES, SPACE, images, sight_of, split, trained
+from tests.unlearning_problem import CLASSES, SPACE, images, problem_of, split, trained
 
 FORGET, RETAIN = split(images(10))
 PLAIN = {"epochs": 1, "rate": 1e-2, "momentum": 0.0, "batch_size": 64, "batch_norm": "eval"}
@@ -30,8 +30,8 @@ def gradient(loss, model):
 
 
 def unlearned(method, **changes):
-    sight = sight_of(method, forget=FORGET, retain=RETAIN, **changes)
-    return method(trained(), sight, Streams(0))
+    problem = problem_of(method, forget=FORGET, retain=RETAIN, **changes)
+    return method(trained(), problem, Streams(0))
 
 
 def check_step(model, gradients, rate=1e-2):
@@ -85,7 +85,7 @@ def test_every_retained_example_meets_a_forget_set_that_begins_anew_in_another_o
             return self.inner(inputs)
 
     # The copy the method trains shares the list, which is no part of the module.
-    method(Spy(), sight_of(method, forget=FORGET, retain=RETAIN), Streams(0))
+    method(Spy(), problem_of(method, forget=FORGET, retain=RETAIN), Streams(0))
     kept, forgotten = torch.cat(seen[0::2]), torch.cat(seen[1::2])
     torch.testing.assert_close(kept.sort().values, RETAIN.inputs.sum((1, 2, 3)).sort().values)
     assert len(forgotten) == 30
@@ -100,7 +100,7 @@ def test_random_labels_are_wrong_and_redrawn_only_when_asked(monkeypatch, redraw
     seen = watch_batches(monkeypatch, "random_labels")
     many = Examples(FORGET.inputs.repeat(30, 1, 1, 1), FORGET.labels.repeat(30))
     method = RandomLabel(**PLAIN | {"epochs": 2, "batch_size": 300, "redraw": redraw})
-    method(trained(), sight_of(method, forget=many, retain=RETAIN), Streams(0))
+    method(trained(), problem_of(method, forget=many, retain=RETAIN), Streams(0))
     first, second = seen
     assert not (torch.cat(seen) == 1).any()
     counts = torch.cat(seen).bincount(minlength=CLASSES)

@@ -8,14 +8,14 @@ from torch.nn.functional import unfold
 from sextant.contracts import Streams
 from sextant.methods.unlearning.covariance import feature_covariances
 from sextant.methods.unlearning.library import unlearn
+from sextant.methods.unlearning.problem import Examples, forget_accuracy
 from sextant.methods.unlearning.projected_gradient import (
     ProjectedGradientUnlearning,
     leading_directions,
     retained_features,
     unlearning_loss,
 )
-from sextant.methods.unlearning.sight import Examples, forget_accuracy
-from tests.unlearning_problem import images, part, same, sight_of, split, trained, weights
+from tests.unlearning_problem import images, part, problem_of, same, split, trained, weights
 
 
 def test_what_is_left_after_subtraction_is_the_covariance_of_the_rest():
@@ -76,7 +76,7 @@ def test_a_step_is_the_gradient_off_the_leading_directions():
     model, data = trained(), images(10)
     forget, retain = split(data)
     method = ProjectedGradientUnlearning(epochs=1, rate=0.3, held=0.5, offset=0.2, entropy=0.7)
-    found = method(model, sight_of(method, forget=forget, retain=retain), Streams(0))
+    found = method(model, problem_of(method, forget=forget, retain=retain), Streams(0))
     shares = model(forget.inputs).softmax(1)
     own = shares[torch.arange(len(forget)), forget.labels]
     unsure = -(shares * shares.log()).sum(1).mean()
@@ -110,7 +110,7 @@ def test_protected_outputs_barely_move_while_the_rest_does():
     forget, retain = (Examples(one.inputs.double(), one.labels) for one in (forget, retain))
     few = part(retain, torch.tensor([0, 20, 40]))
     method = ProjectedGradientUnlearning(held=1 - 1e-6, rate=0.5, last_rate=0.5, epochs=60)
-    found = method(model, sight_of(method, forget=forget, retain=few), Streams(0))
+    found = method(model, problem_of(method, forget=forget, retain=few), Streams(0))
     drift = (found.model(few.inputs) - model(few.inputs)).abs().max().item()
     moved = (found.model(forget.inputs) - model(forget.inputs)).abs().max().item()
     assert moved > 0.1
@@ -121,7 +121,7 @@ def test_the_class_is_forgotten_and_the_others_kept():
     model = trained()
     forget, retain = split(images())
     method = ProjectedGradientUnlearning(held=0.7, epochs=40, stop_at=0.05)
-    found = method(model, sight_of(method), Streams(0))
+    found = method(model, problem_of(method), Streams(0))
     assert forget_accuracy(model, forget) > 0.9
     assert forget_accuracy(found.model, forget) <= 0.05
     assert forget_accuracy(found.model, retain) >= found.report["retained_accuracy_before"] - 0.05
@@ -131,7 +131,7 @@ def test_the_class_is_forgotten_and_the_others_kept():
 
 def test_it_stops_when_the_retained_accuracy_falls():
     method = ProjectedGradientUnlearning(held=0.0, rate=2.0, last_rate=2.0, epochs=30)
-    found = method(trained(), sight_of(method), Streams(0))
+    found = method(trained(), problem_of(method), Streams(0))
     assert found.report["stopped_by"] == "retained accuracy"
     assert found.report["kept"] == {"0": 9.0, "3": 72.0, "8": 48.0}
     before = found.report["retained_accuracy_before"]
@@ -161,7 +161,7 @@ def test_projected_gradients_change_a_copy_and_repeat_themselves():
         return {"looked": 2.0}
 
     first, again, other = (
-        method(model, sight_of(method), Streams(seed), watch) for seed in (3, 3, 4)
+        method(model, problem_of(method), Streams(seed), watch) for seed in (3, 3, 4)
     )
     assert same(weights(first.model), weights(again.model))
     assert not same(weights(first.model), weights(other.model))

@@ -9,14 +9,14 @@ from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
 from sextant.methods.unlearning.library import unlearn
+from sextant.methods.unlearning.problem import Examples
 from sextant.methods.unlearning.selective_newton import (
     SelectiveNewton,
     example_gradients,
     newton_step,
     sliced_layers,
 )
-from sextant.methods.unlearning.sight import Examples
-from tests.unlearning_problem import images, part, sight_of, split, trained, weights
+from tests.unlearning_problem import images, part, problem_of, split, trained, weights
 
 FORGET, RETAIN = split(images(12))
 
@@ -77,7 +77,7 @@ def test_only_what_is_selected_moves(group):
             return found
 
     method = Told(group=group, perturbations=20, most=1, curvature=10)
-    found = method(model, sight_of(method, forget=few, retain=RETAIN), Streams(0))
+    found = method(model, problem_of(method, forget=few, retain=RETAIN), Streams(0))
     assert len(selected) == found.report["groups"] == 5 / group
     before, after = weights(model), weights(found.model)
     touched = {f"{layer}.{kind}" for layer, _ in selected for kind in ("weight", "bias")}
@@ -121,10 +121,10 @@ def test_removing_examples_goes_towards_the_model_that_never_saw_them():
     forget, retain = part(examples, gone), part(examples, ~gone)
     trained_model, retrained = fitted(examples), fitted(retain)
     method = SelectiveNewton(perturbations=50, damping=1e-3, curvature=300, group=15, noise=1.0)
-    sight = sight_of(
+    problem = problem_of(
         method, forget=forget, retain=retain, classes=2, forgotten_classes=(), space=None
     )
-    found = method(trained_model, sight, Streams(0)).model
+    found = method(trained_model, problem, Streams(0)).model
 
     def distance(model):
         """Of what the models say; their parameters can differ by what softmax does not see."""
@@ -139,7 +139,7 @@ def test_the_more_is_removed_the_worse_it_is_known():
     losses = []
     for damping in (1.0, 0.1, 0.01):
         method = SelectiveNewton(perturbations=30, damping=damping, curvature=30, group=4)
-        found = method(copy.deepcopy(model), sight_of(method, FORGET, RETAIN), Streams(0)).model
+        found = method(copy.deepcopy(model), problem_of(method, FORGET, RETAIN), Streams(0)).model
         losses.append(float(cross_entropy(found(FORGET.inputs), FORGET.labels)))
     before = float(cross_entropy(model(FORGET.inputs), FORGET.labels))
     assert before < losses[0] < losses[1] < losses[2]

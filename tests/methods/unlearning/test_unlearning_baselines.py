@@ -14,13 +14,13 @@ from sextant.methods.unlearning.fisher import FisherForgetting
 from sextant.methods.unlearning.gradient_ascent import NegGrad, NegGradPlus
 from sextant.methods.unlearning.noise_images import ErrorMinimisingNoise, NoiseImages, Unsir
 from sextant.methods.unlearning.null_space_calibration import NullSpaceCalibration
+from sextant.methods.unlearning.problem import Examples, NotDeclared, forget_accuracy
 from sextant.methods.unlearning.random_labels import AmnesiacLabels, RandomLabel
 from sextant.methods.unlearning.retraining import Finetune, Retrain
 from sextant.methods.unlearning.saliency import SalUn
 from sextant.methods.unlearning.scrub import Scrub
 from sextant.methods.unlearning.selective_newton import SelectiveNewton
-from sextant.methods.unlearning.sight import Examples, NotDeclared, forget_accuracy
-from tests.unlearning_problem import images, same, sight_of, split, trained, weights
+from tests.unlearning_problem import images, problem_of, same, split, trained, weights
 
 NOISE = NoiseImages(images=8, steps=5)
 METHODS = {
@@ -68,7 +68,9 @@ def test_a_method_changes_a_copy_and_repeats_itself(name, log):
     model[0].requires_grad_(False)
     before, modes = weights(model), [module.training for module in model.modules()]
     global_state = torch.random.get_rng_state()
-    found = [method(model, sight_of(method, training_log=log), Streams(seed)) for seed in (3, 3, 4)]
+    found = [
+        method(model, problem_of(method, training_log=log), Streams(seed)) for seed in (3, 3, 4)
+    ]
     assert same(before, weights(model))
     assert modes == [module.training for module in model.modules()]
     assert [p.requires_grad for p in model.parameters()] == [False] + [True] * 8
@@ -93,10 +95,10 @@ def test_a_method_without_retained_data_never_loads_it(name, log):
         raise AssertionError("retained data were loaded")
 
     method = METHODS[name]
-    sight = sight_of(method, retain=refuse, training_log=log)
-    method(trained(), sight, Streams(0))
+    problem = problem_of(method, retain=refuse, training_log=log)
+    method(trained(), problem, Streams(0))
     with pytest.raises(NotDeclared):
-        _ = sight.retain
+        _ = problem.retain
 
 
 def test_which_methods_are_free_of_retained_data():
@@ -122,7 +124,7 @@ def test_a_method_that_does_not_ask_for_the_forget_set_never_sees_it(name, log):
         raise AssertionError("the forget set was loaded")
 
     method = METHODS[name]
-    found = method(trained(), sight_of(method, forget=refuse, training_log=log), Streams(0))
+    found = method(trained(), problem_of(method, forget=refuse, training_log=log), Streams(0))
     assert all(value.isfinite().all() for value in weights(found.model).values())
 
 
@@ -134,12 +136,12 @@ def test_retraining_takes_nothing_from_the_model_or_the_forget_set():
             parameter.fill_(torch.nan)
     forget, retain = split(images())
     bad = Examples(forget.inputs * torch.nan, forget.labels)
-    found = method(poisoned, sight_of(method, forget=bad), Streams(0))
+    found = method(poisoned, problem_of(method, forget=bad), Streams(0))
     assert forget_accuracy(found.model, retain) > 0.9
     assert forget_accuracy(found.model, forget) == 0.0
     unseen, _ = split(images(100, seed=9))
     assert forget_accuracy(found.model, unseen) <= 0.01
-    clean = method(trained(), sight_of(method), Streams(0))
+    clean = method(trained(), problem_of(method), Streams(0))
     assert same(weights(found.model), weights(clean.model))
 
 
@@ -161,7 +163,7 @@ def test_a_method_forgets_and_stops(name):
     method, model = FORGETTING[name], trained()
     forget, _ = split(images())
     assert forget_accuracy(model, forget) > 0.9
-    found = method(model, sight_of(method), Streams(0))
+    found = method(model, problem_of(method), Streams(0))
     assert found.report["stopped_by"] == "forget accuracy"
     assert forget_accuracy(found.model, forget) <= method.stop_at
     assert found.curve[-1]["forget_accuracy"] == forget_accuracy(found.model, forget)
@@ -172,6 +174,6 @@ def test_a_method_forgets_and_stops(name):
 def test_a_method_on_a_model_left_in_training_mode_gives_the_same(name):
     method = METHODS[name]
     model = trained()
-    first = method(copy.deepcopy(model), sight_of(method), Streams(0))
-    second = method(model.train(), sight_of(method), Streams(0))
+    first = method(copy.deepcopy(model), problem_of(method), Streams(0))
+    second = method(model.train(), problem_of(method), Streams(0))
     assert same(weights(first.model), weights(second.model))

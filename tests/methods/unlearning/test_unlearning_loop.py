@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy
 
 from sextant.contracts import Streams
 from sextant.methods.unlearning.epochs import Seconds, Updates, endless, head_name, shuffled
+from sextant.methods.unlearning.problem import Needs, forget_accuracy
 from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.retraining import Finetune
-from sextant.methods.unlearning.sight import Needs, forget_accuracy
-from tests.unlearning_problem import images, network, same, sight_of, split, trained, weights
+from tests.unlearning_problem import images, network, problem_of, same, split, trained, weights
 
 
 def batches_of(data, size=16):
@@ -60,7 +60,7 @@ def test_the_cosine_is_torchs():
 @pytest.mark.parametrize("mode", ["train", "eval"])
 def test_running_statistics_move_in_training_mode_alone(mode):
     method, model = Finetune(epochs=1, rate=1e-3, batch_norm=mode), trained()
-    found = method(model, sight_of(method), Streams(0))
+    found = method(model, problem_of(method), Streams(0))
     for name, value in weights(found.model).items():
         if "running" in name or "tracked" in name:
             assert torch.equal(value, model.state_dict()[name]) == (mode == "eval")
@@ -88,14 +88,14 @@ def test_who_stops_by_the_forget_set_declares_it():
 
 def test_watching_changes_nothing_and_joins_the_curve():
     method = Finetune(epochs=2, rate=1e-3)
-    alone = method(trained(), sight_of(method), Streams(0))
+    alone = method(trained(), problem_of(method), Streams(0))
 
     def watch(epoch, model):
         assert not model.training
         model.train()
         return {"seen": 10.0 * epoch}
 
-    watched = method(trained(), sight_of(method), Streams(0), watch)
+    watched = method(trained(), problem_of(method), Streams(0), watch)
     assert [entry["seen"] for entry in watched.curve] == [10.0, 20.0]
     assert [entry["epoch"] for entry in watched.curve] == [1.0, 2.0]
     assert same(weights(alone.model), weights(watched.model))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sextant.contracts import Streams
-from sextant.methods.unlearning.sight import Needs, NotDeclared, Unlearned
+from sextant.methods.unlearning.problem import Needs, NotDeclared, Unlearned
 from sextant.methods.unlearning.student import UnlearningStudent, first_of_each, redrawn
 
 CLASSES = 3
@@ -42,8 +42,8 @@ class Remembers:
     def __init__(self, **needs):
         self.needs = Needs(**needs)
 
-    def __call__(self, model, sight, streams, watch=None):
-        self.sight = sight
+    def __call__(self, model, problem, streams, watch=None):
+        self.problem = problem
         changed = network()
         changed.load_state_dict(model.state_dict())
         with torch.no_grad():
@@ -56,7 +56,7 @@ def begun(seed=0, subset_each=1, **needs):
     student = UnlearningStudent(Remembers(**needs), subset_each)
     original, data = network(), Problem()
     parent = SimpleNamespace(load=lambda: SimpleNamespace(network=original))
-    student.begin(Streams(seed), {"original": parent}, data)
+    student.prepare(Streams(seed), {"original": parent}, data)
     return student, original, data
 
 
@@ -74,21 +74,21 @@ def test_a_method_without_needs_loads_nothing():
     student, _, data = begun(forget=False)
     assert data.asked == []
     with pytest.raises(NotDeclared, match="forget is not handed over"):
-        _ = student.method.sight.forget
+        _ = student.method.problem.forget
 
 
 @pytest.mark.parametrize(("retain", "size"), [("all", 6), ("subset", 2)])
 def test_retained_examples_are_all_or_some_of_every_class(retain, size):
     student, _, data = begun(retain=retain)
-    retained = student.method.sight.retain
+    retained = student.method.problem.retain
     assert len(retained) == size
     assert set(retained.labels.tolist()) == {0, 2}
     assert data.asked == ["retained"]
-    assert student.method.sight.forget.labels.unique().tolist() == [1]
+    assert student.method.problem.forget.labels.unique().tolist() == [1]
 
 
 def test_inputs_are_explained():
-    space = begun()[0].method.sight.space
+    space = begun()[0].method.problem.space
     assert space.lowest.flatten().tolist() == [-2.0, -2.0]
     assert space.highest.flatten().tolist() == [2.0, 2.0]
 
@@ -125,7 +125,7 @@ def test_parameters_that_nobody_draws_are_named():
 
 
 def test_the_first_of_each_class_are_taken_in_order():
-    examples = begun(retain="all")[0].method.sight.retain
+    examples = begun(retain="all")[0].method.problem.retain
     chosen = first_of_each(examples, 2)
     assert chosen.labels.tolist() == [0, 2, 2, 0]
     with pytest.raises(ValueError, match="subset_each must be at least 1 or null, got 0"):

@@ -12,14 +12,14 @@ from sextant.contracts import Streams
 from sextant.methods.unlearning.amnesiac import Amnesiac, UpdateRecorder
 from sextant.methods.unlearning.dampening import SelectiveSynapticDampening, importance
 from sextant.methods.unlearning.fisher import FisherForgetting, fisher_diagonal, noise_variance
+from sextant.methods.unlearning.problem import Examples, Problem, forget_accuracy
 from sextant.methods.unlearning.saliency import SalUn, gradient_sizes, salient
-from sextant.methods.unlearning.sight import Examples, Sight, forget_accuracy
 from tests.unlearning_problem import (
     CLASSES,
     images,
     network,
+    problem_of,
     same,
-    sight_of,
     split,
     trained,
     weights,
@@ -37,8 +37,8 @@ def gradients(model, inputs, labels, reduction="mean"):
 
 
 def unlearned(method, model=None, forget=FORGET, retain=RETAIN, seed=0, **changes):
-    sight = sight_of(method, forget=forget, retain=retain, **changes)
-    return method(trained() if model is None else model, sight, Streams(seed))
+    problem = problem_of(method, forget=forget, retain=retain, **changes)
+    return method(trained() if model is None else model, problem, Streams(seed))
 
 
 def test_the_mask_is_that_of_the_summed_gradient():
@@ -234,7 +234,7 @@ def recorded(watched=None, seed=0, epochs=2, batch=6):
 
 def take_back(model, log):
     return Amnesiac()(
-        model, Sight.of(Amnesiac.needs, classes=CLASSES, training_log=log), Streams(0)
+        model, Problem.of(Amnesiac.needs, classes=CLASSES, training_log=log), Streams(0)
     )
 
 

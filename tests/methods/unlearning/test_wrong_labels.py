@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from sextant.methods.unlearning.sight import PixelSpace
+from sextant.methods.unlearning.problem import PixelSpace
 from sextant.methods.unlearning.wrong_labels import (
     fgsm_nearest,
     fgsm_step,

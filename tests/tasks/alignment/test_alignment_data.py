@@ -61,7 +61,7 @@ def digits(tmp_path, monkeypatch):
 
 
 def begun(module, seed=0, parents=None):
-    module.begin(Streams(seed), parents or {})
+    module.prepare(Streams(seed), parents or {})
     return module
 
 
@@ -117,10 +117,10 @@ def test_a_run_that_stopped_goes_on_with_the_same_batches(make, shapes, digits):
 
 
 @pytest.mark.parametrize("make", [drift, ladder])
-def test_nothing_is_drawn_before_begin(make):
+def test_nothing_is_drawn_before_prepare(make):
     module = make()
     module._streams = None
-    with pytest.raises(RuntimeError, match="begin"):
+    with pytest.raises(RuntimeError, match="prepare"):
         module.problem(0)
 
 

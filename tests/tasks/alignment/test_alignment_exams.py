@@ -75,7 +75,7 @@ def marks(examination):
 @pytest.fixture
 def drift():
     data = DriftData(iterations_each=5, problems=3, points=24)
-    data.begin(STREAMS, {})
+    data.prepare(STREAMS, {})
     return data
 
 
@@ -171,7 +171,7 @@ def test_equal_seeds_give_equal_cost_tables():
     tables = []
     for seed in (0, 0, 1):
         data = DriftData(iterations_each=5, problems=3, points=24)
-        data.begin(Streams(seed), {})
+        data.prepare(Streams(seed), {})
         scores = marks(DriftExam().examine(Linear([1.0, 1.0]), data, Streams(seed), {}))
         del scores["milliseconds"]
         tables.append(scores)
@@ -283,7 +283,7 @@ def test_a_cheating_student_is_refused_by_every_exam(drift):
 
 def small_ladder(sizes=(4, 8, 16), pool=64, points=16):
     data = BatchLadder(2, points, sizes, pool, source=StandardNormal(), target=StandardNormal())
-    data.begin(STREAMS, {})
+    data.prepare(STREAMS, {})
     return data
 
 

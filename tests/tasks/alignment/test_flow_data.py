@@ -34,7 +34,7 @@ def modules(tmp_path, monkeypatch):
     built = []
     for kind in (UnlabelledLatents, LatentMnist):
         module = kind(batch_size=8, steps=12, validation=10, evaluation_points=20)
-        module.begin(Streams(0), {"autoencoder": Sums()})
+        module.prepare(Streams(0), {"autoencoder": Sums()})
         built.append(module)
     return built
 

@@ -50,7 +50,7 @@ class FieldStudent:
 @pytest.fixture(scope="module")
 def plane():
     module = PlaneData(StandardNormal(), EightGaussians(), 16, 1, evaluation_points=60)
-    module.begin(STREAMS, {})
+    module.prepare(STREAMS, {})
     return module
 
 
@@ -157,7 +157,7 @@ def test_marks_of_a_whole_run_also_stand_on_the_line_of_the_largest_k(plane):
 
 def test_a_student_without_paths_or_pairs_gets_the_distances_only(plane):
     floor = SecondDraw()
-    floor.begin(STREAMS, {}, plane)
+    floor.prepare(STREAMS, {}, plane)
     marked = FlowPathExam([1]).examine(floor, plane, STREAMS, {})
     assert set(marked.scores) == {"w2@1"}
     assert "paths" not in marked.arrays

@@ -9,7 +9,7 @@ from tasks.attention_cost.data import NormalTokens
 
 def begun(seed=0, **changes):
     module = NormalTokens(**{"lengths": [8, 32]} | changes)
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -45,6 +45,6 @@ def test_settings_are_checked_and_named():
             begun(lengths=lengths)
     with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, got 'half'"):
         begun(dtype="half")
-    with pytest.raises(RuntimeError, match="begin"):
+    with pytest.raises(RuntimeError, match="prepare"):
         NormalTokens([4]).tokens(4)
     assert begun().fingerprints() == {"tokens": "N(0, 1) (1, 2, N, 32), N = 8, 32, float32"}

@@ -33,7 +33,7 @@ class Student:
 
 def data(lengths=LENGTHS, **changes):
     module = NormalTokens(lengths, **{"heads": 2, "head_dimension": 8} | changes)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     return module
 
 
@@ -44,7 +44,7 @@ def examined(student, tokens=None, **settings):
 
 def begun(attention):
     student = UntrainedAttention(attention(heads=2, head_dimension=8, length=8))
-    student.begin(Streams(0), {}, None)
+    student.prepare(Streams(0), {}, None)
     return student
 
 

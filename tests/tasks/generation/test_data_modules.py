@@ -16,7 +16,7 @@ from tasks.generation.stepwise import EpochOrder
 def plane(seed=0, **changes):
     arguments = {"batch_size": 16, "steps": 5, "evaluation_points": 64} | changes
     module = PlaneData(EightGaussians(), TwoMoons(), **arguments)
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -52,7 +52,7 @@ def digits(tmp_path, monkeypatch):
 def latents(seed=0, parent=None, **changes):
     arguments = {"batch_size": 8, "steps": 12, "validation": 10} | changes
     module = LatentMnist(**arguments)
-    module.begin(Streams(seed), {"autoencoder": parent or Halves()})
+    module.prepare(Streams(seed), {"autoencoder": parent or Halves()})
     return module
 
 
@@ -87,7 +87,7 @@ def test_plane_batches_hold_independent_source_and_target():
 
 def test_equal_laws_at_both_ends_still_draw_different_points():
     module = PlaneData(StandardNormal(), StandardNormal(), 8, 1)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     source, target, _ = module.draw_batch(0)
     assert not torch.equal(source, target)
     assert not torch.equal(module.evaluation_source(), module.evaluation_target())
@@ -112,8 +112,8 @@ def test_plane_names_its_laws():
     }
 
 
-def test_nothing_is_drawn_before_begin():
-    with pytest.raises(RuntimeError, match="begin"):
+def test_nothing_is_drawn_before_prepare():
+    with pytest.raises(RuntimeError, match="prepare"):
         PlaneData(StandardNormal(), TwoMoons(), 4, 1).draw_batch(0)
 
 
@@ -136,7 +136,7 @@ def test_an_epoch_visits_every_example_at_most_once(count, batch_size, seed):
 
 def test_images_are_split_scaled_and_shuffled(digits):
     module = MnistImages(batch_size=10, steps=10, validation=10)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     assert [len(part.labels) for part in (module.train, module.validation, module.test)] == [
         50,
         10,
@@ -158,9 +158,9 @@ def test_images_are_split_scaled_and_shuffled(digits):
 
 def test_a_limit_keeps_the_first_images_of_each_part(digits):
     module = MnistImages(batch_size=5, steps=1, validation=10, limit=7)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     whole = MnistImages(batch_size=5, steps=1, validation=10)
-    whole.begin(Streams(0), {})
+    whole.prepare(Streams(0), {})
     for few, all_of_them in (
         (module.train, whole.train),
         (module.validation, whole.validation),
@@ -182,7 +182,7 @@ def test_a_limit_keeps_the_first_images_of_each_part(digits):
 )
 def test_bad_image_settings_are_refused(digits, changes, complaint):
     with pytest.raises(ValueError, match=complaint):
-        MnistImages(**({"batch_size": 5, "steps": 1, "validation": 10} | changes)).begin(
+        MnistImages(**({"batch_size": 5, "steps": 1, "validation": 10} | changes)).prepare(
             Streams(0), {}
         )
 
@@ -190,7 +190,7 @@ def test_bad_image_settings_are_refused(digits, changes, complaint):
 def test_labels_of_another_length_are_refused(digits):
     write_idx(digits / "t10k-labels-idx1-ubyte", (29,), [bytes(29)])
     with pytest.raises(ValueError, match="t10k files must hold"):
-        MnistImages(batch_size=5, steps=1, validation=10).begin(Streams(0), {})
+        MnistImages(batch_size=5, steps=1, validation=10).prepare(Streams(0), {})
 
 
 def test_latents_have_mean_zero_and_one_scale_that_keeps_shape(digits):
@@ -264,7 +264,7 @@ def test_a_diverged_or_missing_autoencoder_is_named(digits):
     with pytest.raises(FloatingPointError, match="autoencoder"):
         latents(parent=Halves(factor=float("nan")))
     with pytest.raises(ValueError, match="autoencoder"):
-        LatentMnist(4, 1).begin(Streams(0), {})
+        LatentMnist(4, 1).prepare(Streams(0), {})
 
 
 def test_the_real_mnist_when_it_is_here():
@@ -273,7 +273,7 @@ def test_the_real_mnist_when_it_is_here():
     except data.DataNotFound:
         pytest.skip("MNIST is neither in $SEXTANT_DATA nor in the cache")
     module = MnistImages(batch_size=256, steps=1)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     assert [len(part.labels) for part in (module.train, module.validation, module.test)] == [
         55000,
         5000,

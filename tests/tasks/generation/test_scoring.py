@@ -36,7 +36,7 @@ class Student:
 @pytest.fixture
 def plane():
     module = PlaneData(StandardNormal(), EightGaussians(), 8, 1, evaluation_points=120)
-    module.begin(STREAMS, {})
+    module.prepare(STREAMS, {})
     return module
 
 
@@ -90,7 +90,7 @@ def test_second_draw_is_fresh_seeded_and_the_same_for_every_number_of_steps(plan
     marks = []
     for seed in (0, 0, 1):
         student = SecondDraw()
-        student.begin(Streams(seed), {}, plane)
+        student.prepare(Streams(seed), {}, plane)
         marked = PlaneExam([1, 20]).examine(student, plane, Streams(seed), {})
         assert marked.scores["w2@1"] == marked.scores["w2@20"]
         marks.append(marked.scores["w2@1"].value)
@@ -226,7 +226,7 @@ def test_missing_parents_are_named():
 def test_second_draw_answers_labels():
     data = Latents()
     student = SecondDraw()
-    student.begin(STREAMS, {}, data)
+    student.prepare(STREAMS, {}, data)
     scores = LatentImageExam([1]).examine(student, data, STREAMS, PARENTS).scores
     assert scores["accuracy@1"].value == 1
 

@@ -24,7 +24,7 @@ def value(kernel, q, k):
 def begun(kernel="even", seed=0, **changes):
     arguments = {"batch_size": 3, "steps": 4, "tokens": 6, "evaluation_batches": 2} | changes
     module = KernelData(kernel, **arguments)
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -83,5 +83,5 @@ def test_settings_are_checked_and_named():
     with pytest.raises(ValueError, match="kernel must be one of exponential, gaussian"):
         begun("cubic")
     assert begun().fingerprints() == {"kernel": "even, 6 tokens of N(0, I_8)"}
-    with pytest.raises(RuntimeError, match="begin"):
+    with pytest.raises(RuntimeError, match="prepare"):
         KernelData("even", 1, 1).draw_batch(0)

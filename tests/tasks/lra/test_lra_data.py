@@ -62,7 +62,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def begun(module, seed=0):
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -336,8 +336,8 @@ def test_bad_settings_are_refused(make, complaint):
         make()
 
 
-def test_nothing_is_asked_before_begin():
-    with pytest.raises(RuntimeError, match="begin"):
+def test_nothing_is_asked_before_prepare():
+    with pytest.raises(RuntimeError, match="prepare"):
         ListopsData(8, 1).majority_rate("test")
 
 

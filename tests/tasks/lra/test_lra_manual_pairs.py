@@ -37,7 +37,7 @@ def test_the_real_pages(monkeypatch):
     except data.DataNotFound:
         pytest.skip("manuals is not in the cache")
     module = ManualPairs(16, 1)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     assert module.draw_batch(0)[0].shape == (16, 2, 4096)
     pages = [set(module.parts[split].rows.flatten().tolist()) for split in PARTS]
     assert sum(map(len, pages)) == len(set.union(*pages))
@@ -54,5 +54,5 @@ def test_the_release_is_read_as_before(tmp_path):
         row = "1\tA\tB\tone text\tanother\n"
         (tmp_path / f"new_aan_pairs.{short}.tsv").write_text(row)
     module = ManualPairs(1, 1, release=tmp_path)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     assert [module.count(split) for split in PARTS] == [1, 1, 1]

@@ -123,7 +123,7 @@ def test_naming_the_majority_of_real_data_scores_its_rate(tmp_path, monkeypatch)
     monkeypatch.setenv("SEXTANT_CACHE", str(tmp_path))
     law = ListopsLaw(max_depth=4, max_args=4, min_length=4, max_length=40)
     data = ListopsData(8, 2, law, train=20, validation=15, test=37, workers=1, length=64)
-    data.begin(STREAMS, {})
+    data.prepare(STREAMS, {})
     common = data.parts["test"].labels.bincount().argmax()
 
     class Majority:

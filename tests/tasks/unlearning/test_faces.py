@@ -67,7 +67,7 @@ def begun_yale(seed=0, **changes):
     settings = {"batch_size": 4, "steps": 5, "people": 3, "side": 8, "validation_each": 2}
     settings |= {"forgotten_classes": [0, 2]}
     module = FacesForgetting(**(settings | changes))
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -75,7 +75,7 @@ def begun_vgg(seed=0, **changes):
     settings = {"batch_size": 4, "steps": 5, "people": 3, "side": 8, "validation_each": 2}
     settings |= {"forgotten_classes": [0, 2], "least": 10, "each": 10}
     module = VggFace2Forgetting(**(settings | changes))
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -292,7 +292,7 @@ def test_the_real_faces(monkeypatch):
         pytest.skip("faces is neither in $SEXTANT_DATA nor in the cache")
     settings = {"people": 38, "side": 16, "validation_each": 7, "forgotten_classes": [0]}
     module = FacesForgetting(32, 1, **settings)
-    module.begin(Streams(0), {})
+    module.prepare(Streams(0), {})
     labels = torch.cat([module.examples(part)[1] for part in PARTS])
     assert len(labels) == 2414
     assert sorted(torch.bincount(labels).tolist()) == [59, 60, 60, *[62], *[63] * 3, *[64] * 31]

@@ -52,7 +52,7 @@ def test_a_class_is_forgotten(release, monkeypatch):
     folder, _ = release
     monkeypatch.setattr(fashion, "locate", lambda name: folder)
     data = FashionForgetting(4, 2, side=7, forgotten_classes=[2, 1], validation_each=1)
-    data.begin(Streams(3), {})
+    data.prepare(Streams(3), {})
     assert data.forgotten_classes == (1,)
     inputs, labels = data.examples("forgotten")
     assert inputs.shape == (5, 3, 7, 7)

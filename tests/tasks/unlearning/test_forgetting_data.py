@@ -40,7 +40,7 @@ def begun(seed=0, **changes):
     if "forgotten_share" not in changes:
         settings["forgotten_classes"] = [3, 8]
     module = CifarForgetting(**(settings | changes))
-    module.begin(Streams(seed), {})
+    module.prepare(Streams(seed), {})
     return module
 
 
@@ -187,7 +187,7 @@ def test_shadow_models_forget_the_same_pictures_and_learn_in_orders_of_their_own
                 batch_size=8, steps=5, validation_each=5, side=8, forgotten_share=0.2, chosen_by=4
             )
         )
-        modules[-1].begin(Streams(seed), {})
+        modules[-1].prepare(Streams(seed), {})
     first, second = modules
     assert numbers(first, "forgotten") == numbers(second, "forgotten")
     assert numbers(first, "forgotten") == numbers(begun(4, forgotten_share=0.2), "forgotten")

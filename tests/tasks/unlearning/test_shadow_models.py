@@ -30,7 +30,7 @@ class Student:
     def __init__(self, move):
         self.move, self.handed, self.seeds = move, [], []
 
-    def begin(self, streams, parents, data):
+    def prepare(self, streams, parents, data):
         self.handed.append(dict(parents))
         self.seeds.append(streams.seed)
         self.model = parents["original"].load()
@@ -59,7 +59,7 @@ def examined(move, parents=None):
         examples=lambda part: (torch.zeros(PICTURES), torch.ones(PICTURES, dtype=torch.int64))
     )
     student = Student(move)
-    student.begin(STREAMS, parents, data)
+    student.prepare(STREAMS, parents, data)
     return LikelihoodExam().examine(student, data, STREAMS, parents), student
 
 

@@ -62,7 +62,7 @@ class BagOfTokens:
         columns = int((self.scale > 0).sum())
         return len(self.regression.intercept_) * (columns + 1)
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Fits the training examples, once for every penalty."""
         self.vocabulary, self.classes = data.vocabulary, data.classes
         places = torch.randperm(data.count("train"), generator=streams.generator("bag of tokens"))
@@ -90,10 +90,10 @@ class BagOfTokens:
             mask: bool of that shape, True for a real token; None where all are real.
 
         Raises:
-            RuntimeError: before `begin`.
+            RuntimeError: before `prepare`.
         """
         if self.regression is None:
-            raise RuntimeError("call begin(streams, parents, data) before anything is asked")
+            raise RuntimeError("call prepare(streams, parents, data) before anything is asked")
         counts = token_counts(tokens, mask, self.vocabulary).numpy()
         scores = torch.from_numpy(self.regression.decision_function(self._scaled(counts))).float()
         if scores.ndim == 1:  # of two classes sklearn scores the second alone

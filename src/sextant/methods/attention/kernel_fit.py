@@ -49,7 +49,7 @@ class KernelRows(nn.Module):
             )
         self.attention, self.smoothing = attention, smoothing
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Nothing to prepare: the map was drawn when it was made."""
 
     def forward(self, queries: Tensor, keys: Tensor) -> Tensor:
@@ -128,7 +128,7 @@ class KernelFit(pl.LightningModule):
             raise ValueError(f"steps must be 0 for a map without parameters, got {steps}")
         self.automatic_optimization = False
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Nothing to prepare: the data module draws the batches, nothing here is random."""
 
     def loss(self, queries: Tensor, keys: Tensor, target: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ class MostFrequentClass:
         self.batches = batches
         self.counts = torch.zeros(0, dtype=torch.int64)
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Counts the labels."""
         self.counts = torch.zeros(data.classes, dtype=torch.int64)
         for *_, labels in islice(data.train_dataloader(), self.batches):

@@ -130,7 +130,7 @@ class SequenceClassificationModule(pl.LightningModule):
         count = int(self.timed_steps)
         return float(self.timed_seconds) / count if count else None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams and the data module, whose validation part selects.
 
         Raises:

@@ -13,7 +13,7 @@ from sextant.contracts import Parent, Streams
 class UniformRows:
     """Gives every key the same weight, whatever the query."""
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Nothing to prepare."""
 
     def rows(self, queries: Tensor, keys: Tensor) -> Tensor:

@@ -46,7 +46,7 @@ class UntrainedAttention:
                 f"got others at {', '.join(sorted({entry[0] for entry in different}))}"
             )
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams, from which weights are drawn."""
         self._streams = streams
 
@@ -57,12 +57,12 @@ class UntrainedAttention:
 
         Raises:
             ValueError: for a length above `longest`.
-            RuntimeError: before `begin`.
+            RuntimeError: before `prepare`.
         """
         if self.longest is not None and length > self.longest:
             raise ValueError(f"length must be at most {self.longest}, got {length}")
         if self._streams is None:
-            raise RuntimeError("call begin(streams, parents, data) before an attention is drawn")
+            raise RuntimeError("call prepare(streams, parents, data) before an attention is drawn")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._streams.generator("weights", length).initial_seed())
             return self._make(length)

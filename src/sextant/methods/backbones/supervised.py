@@ -43,7 +43,7 @@ class SupervisedModule(pl.LightningModule):
         check_schedule(learning_rate, steps)
         self.network, self.learning_rate, self.steps = network, learning_rate, steps
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Nothing to prepare: the data module draws the batches, nothing here is random."""
 
     @abstractmethod

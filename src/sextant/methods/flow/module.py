@@ -79,10 +79,10 @@ class FlowModule(pl.LightningModule):
         self.streams = Streams(0)
         self.automatic_optimization = False
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams and shows the coupling the data module."""
         self.streams = streams
-        self.coupling.begin(data, streams)
+        self.coupling.prepare(data, streams)
 
     def loss(
         self, source: Tensor, target: Tensor, labels: Tensor | None, step: int

@@ -16,7 +16,7 @@ class SecondDraw:
     A perfect generator would do as well, so its score is what chance alone leaves of a distance.
     """
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Keeps the data module, which draws the points."""
         self.streams, self.data = streams, data
 

@@ -19,7 +19,7 @@ from sextant.methods.transport.sliced.training import seconds_now
 class TracedFlow(FlowModule):
     """A `FlowModule` with the same training, a stopwatch on its coupling and an open velocity.
 
-    `coupling_seconds` (float64, a buffer) is the time of the coupling's `begin` and of all its
+    `coupling_seconds` (float64, a buffer) is the time of the coupling's `prepare` and of all its
     calls in training. It is part of the checkpoint, so a resumed run goes on counting; it is the
     one number of a run that differs between equal runs.
 
@@ -61,7 +61,7 @@ class TracedFlow(FlowModule):
         self._block = -1
         self._hands: list[tuple[Tensor, Tensor, Tensor | None]] = []
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams and times what the coupling does with the data module.
 
         Raises:
@@ -74,7 +74,7 @@ class TracedFlow(FlowModule):
             )
         self._data, self._block, self._hands = data, -1, []
         started = seconds_now(self.device)
-        super().begin(streams, parents, data)
+        super().prepare(streams, parents, data)
         self.coupling_seconds.fill_(seconds_now(self.device) - started)
 
     def loss(

@@ -22,7 +22,7 @@ from sextant.methods.transport.sinkhorn import sample_pairs, sinkhorn_plan
 class Coupling:
     """What a training step asks of a coupling."""
 
-    def begin(self, data: Any, streams: Streams) -> None:
+    def prepare(self, data: Any, streams: Streams) -> None:
         """Called once before training, with the task's data module and the run's streams."""
 
     def __call__(
@@ -145,7 +145,7 @@ class LinearOT(Coupling):
         self._streams: Streams | None = None
         self._points: Tensor | None = None
 
-    def begin(self, data: Any, streams: Streams) -> None:
+    def prepare(self, data: Any, streams: Streams) -> None:
         """Draws the reference with `data.draw_source(n, generator)`.
 
         Raises:
@@ -167,10 +167,10 @@ class LinearOT(Coupling):
         """The first n points of the reference, (n, *shape).
 
         Raises:
-            ValueError: when `begin` was not called before.
+            ValueError: when `prepare` was not called before.
         """
         if self._points is None:
-            raise ValueError("linear OT has no reference yet; call begin(data, streams) first")
+            raise ValueError("linear OT has no reference yet; call prepare(data, streams) first")
         while len(self._points) < n:
             block = len(self._points) // self.reference_size
             self._points = torch.cat([self._points, self._draw(block)])
@@ -201,9 +201,9 @@ class WithinClasses(Coupling):
     def __init__(self, coupling: Coupling) -> None:
         self.coupling = coupling
 
-    def begin(self, data: Any, streams: Streams) -> None:
+    def prepare(self, data: Any, streams: Streams) -> None:
         """Shows the inner coupling the data module."""
-        self.coupling.begin(data, streams)
+        self.coupling.prepare(data, streams)
 
     def __call__(
         self,

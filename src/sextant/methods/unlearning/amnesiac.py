@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sextant.contracts import Streams
 from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.epochs import Seconds, working_copy
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +118,14 @@ class Amnesiac:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             ValueError: for a log of another model.
         """
-        log, student, seconds = sight.training_log, working_copy(model), Seconds()
+        log, student, seconds = problem.training_log, working_copy(model), Seconds()
         with seconds.part("updates"), torch.no_grad():
             parameters = dict(student.named_parameters())
             for name, change in log.total().items():

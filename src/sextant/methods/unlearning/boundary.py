@@ -19,13 +19,13 @@ from sextant.methods.unlearning.epochs import (
     shuffled,
     working_copy,
 )
-from sextant.methods.unlearning.random_labels import label_loss
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Needs,
-    Sight,
+    Problem,
     Unlearned,
     Watch,
 )
+from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.wrong_labels import fgsm_nearest
 
 
@@ -55,19 +55,20 @@ class BoundaryShrink(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
-            ValueError: for a sight without a pixel space.
+            ValueError: for a problem without a pixel space.
         """
-        if sight.space is None:
+        if problem.space is None:
             raise ValueError("space must be given, since the step is one in pixels, got None")
-        forget, student, seconds = sight.forget.to(device_of(model)), working_copy(model), Seconds()
+        forget, seconds = problem.forget.to(device_of(model)), Seconds()
+        student = working_copy(model)
         with seconds.part("labels"):
             labels = fgsm_nearest(
-                student, forget.inputs, forget.labels, sight.space, epsilon=self.epsilon
+                student, forget.inputs, forget.labels, problem.space, epsilon=self.epsilon
             )
         batches = shuffled(
             forget.relabelled(labels), self.batch_size, streams, "boundary shrink/order"
@@ -93,15 +94,15 @@ class BoundaryExpand(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             ValueError: for a model without a linear layer of K outputs.
         """
-        forget, student = sight.forget.to(device_of(model)), working_copy(model)
-        head = student.get_submodule(head_name(student, sight.classes))
+        forget, student = problem.forget.to(device_of(model)), working_copy(model)
+        head = student.get_submodule(head_name(student, problem.classes))
         extra = extra_row(head, streams.generator("boundary expand/row"))
 
         def loss(network: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -112,7 +113,7 @@ class BoundaryExpand(Updates):
             with hook:
                 return label_loss(network, batch)
 
-        own_class = forget.relabelled(torch.full_like(forget.labels, sight.classes))
+        own_class = forget.relabelled(torch.full_like(forget.labels, problem.classes))
         batches = shuffled(own_class, self.batch_size, streams, "boundary expand/order")
         return self.run(student, batches, loss, forget, watch, besides=extra.parameters())
 

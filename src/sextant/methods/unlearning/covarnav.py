@@ -32,16 +32,16 @@ from sextant.methods.unlearning.epochs import (
     working_copy,
 )
 from sextant.methods.unlearning.inversion import Inversion
-from sextant.methods.unlearning.projected import Place, ProjectedStep
-from sextant.methods.unlearning.projectors import Projector, Rule, Spectrum, weight_matrix
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
     Needs,
-    Sight,
+    Problem,
     Unlearned,
     Watch,
     forget_accuracy,
 )
+from sextant.methods.unlearning.projected import Place, ProjectedStep
+from sextant.methods.unlearning.projectors import Projector, Rule, Spectrum, weight_matrix
 from sextant.methods.unlearning.wrong_labels import LabelRule, wrong_labels
 
 Objective = Literal["wrong_labels", "ascent"]
@@ -155,21 +155,22 @@ class CovarNav:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Navigated:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
-            ValueError: for a random subset without `stop_at`, or a sight without a pixel space
+            ValueError: for a random subset without `stop_at`, or a problem without a pixel space
                 where images are drawn or moved in it.
             PoorInversion: as the inversion says.
             FloatingPointError: when a loss is not finite.
         """
-        stop_at = self._stop_at(sight)
-        forget, student, seconds = sight.forget.to(device_of(model)), working_copy(model), Seconds()
+        stop_at = self._stop_at(problem)
+        forget, seconds = problem.forget.to(device_of(model)), Seconds()
+        student = working_copy(model)
         student.eval()
         with seconds.part("inversion"):
-            proxy, inverted = self.draw_proxy(student, sight, streams)
+            proxy, inverted = self.draw_proxy(student, problem, streams)
         with seconds.part("covariance"):
             projectors = self.make_projectors(student, proxy)
         sign, taught = -1.0, forget
@@ -180,7 +181,7 @@ class CovarNav:
                     student,
                     forget.inputs,
                     forget.labels,
-                    sight.space,
+                    problem.space,
                     streams.generator("covarnav/labels"),
                 )
             sign, taught = 1.0, forget.relabelled(labels)
@@ -226,19 +227,19 @@ class CovarNav:
         return Navigated(student, dict(seconds), report, curve, proxy)
 
     def draw_proxy(
-        self, model: nn.Module, sight: Sight, streams: Streams
+        self, model: nn.Module, problem: Problem, streams: Streams
     ) -> tuple[Examples | None, dict[str, Any]]:
         """The images to protect (None for none) and what the inversion says of them, if it ran."""
         if self.proxy == "none":
             return None, {}
         if self.proxy == "given":
-            return sight.retain, {}
-        classes, shape = sight.retained_classes, tuple(sight.forget.inputs.shape[1:])
+            return problem.retain, {}
+        classes, shape = problem.retained_classes, tuple(problem.forget.inputs.shape[1:])
         generator = streams.generator("covarnav/inversion")
         if self.proxy == "inverted":
-            inverted = self.inversion(model, classes, shape, sight.space, generator)
+            inverted = self.inversion(model, classes, shape, problem.space, generator)
             return inverted.examples, inverted.report
-        return self.inversion.noise(classes, shape, sight.space, generator), {}
+        return self.inversion.noise(classes, shape, problem.space, generator), {}
 
     def make_projectors(self, model: nn.Module, proxy: Examples | None) -> dict[str, Projector]:
         """A projector for each layer that may move; one that changes nothing without a proxy."""
@@ -282,10 +283,10 @@ class CovarNav:
             return Adam(model.parameters(), lr=self.rate)
         return torch.optim.SGD(model.parameters(), lr=self.rate, momentum=self.momentum)
 
-    def _stop_at(self, sight: Sight) -> float:
+    def _stop_at(self, problem: Problem) -> float:
         if self.stop_at is not None:
             return self.stop_at
-        if not sight.forgotten_classes:
+        if not problem.forgotten_classes:
             raise ValueError(
                 "stop_at must be given where a random subset is forgotten, such as the model's "
                 "accuracy on data that it has not seen, got None"

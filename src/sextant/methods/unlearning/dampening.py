@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from sextant.contracts import Streams
 from sextant.methods.numerics import evaluating, own_training
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class SelectiveSynapticDampening:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
+        """See `problem.Method`."""
         student, seconds = working_copy(model), Seconds()
-        forget, retain = (part.to(device_of(model)) for part in (sight.forget, sight.retain))
+        forget, retain = (part.to(device_of(model)) for part in (problem.forget, problem.retain))
         with seconds.part("importance"):
             # Shuffled, since data sorted by class would make batches of one class.
             forget_order = streams.generator("dampening/forget")

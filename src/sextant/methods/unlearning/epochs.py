@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sextant.contracts import Streams
 from sextant.methods.backbones.training import Adam, stop_if_diverged
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
-    Sight,
+    Problem,
     Unlearned,
     Watch,
     forget_accuracy,
@@ -215,9 +215,9 @@ def endless(
         yield from examples.batches(size, generator)
 
 
-def stop_examples(updates: Updates, sight: Sight, model: nn.Module) -> Examples | None:
+def stop_examples(updates: Updates, problem: Problem, model: nn.Module) -> Examples | None:
     """The forget set where `stop_at` looks at it, on the model's device; None without it."""
-    return None if updates.stop_at is None else sight.forget.to(device_of(model))
+    return None if updates.stop_at is None else problem.forget.to(device_of(model))
 
 
 def head_name(model: nn.Module, classes: int) -> str:

@@ -18,7 +18,7 @@ from sextant.methods.unlearning.epochs import (
     head_name,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 
 SMALLEST_FISHER = 1e-8
 LARGEST_VARIANCE = 1e3
@@ -54,20 +54,20 @@ class FisherForgetting:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             ValueError: for a model without a linear layer of K outputs.
         """
         student, seconds = working_copy(model), Seconds()
-        head = head_name(student, sight.classes)
-        retain = sight.retain.to(device_of(model))
+        head = head_name(student, problem.classes)
+        retain = problem.retain.to(device_of(model))
         with seconds.part("fisher"):
             fisher = fisher_diagonal(student, retain, self.chunk)
         generator, sizes = streams.generator("fisher/noise"), []
-        rows = list(sight.forgotten_classes)
+        rows = list(problem.forgotten_classes)
         with seconds.part("updates"), torch.no_grad():
             for name, value in student.named_parameters():
                 in_head = name.rpartition(".")[0] == head

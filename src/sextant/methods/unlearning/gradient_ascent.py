@@ -21,7 +21,7 @@ from sextant.methods.unlearning.epochs import (
     stop_examples,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +42,10 @@ class NegGrad(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget = sight.forget.to(device_of(model))
+        """See `problem.Method`."""
+        forget = problem.forget.to(device_of(model))
         return self.run(
             working_copy(model),
             shuffled(forget, self.batch_size, streams, "neggrad/order"),
@@ -79,10 +79,10 @@ class NegGradPlus(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget, retain = (part.to(device_of(model)) for part in (sight.forget, sight.retain))
+        """See `problem.Method`."""
+        forget, retain = (part.to(device_of(model)) for part in (problem.forget, problem.retain))
 
         def pairs(epoch: int) -> Iterator[tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
             kept = retain.batches(self.batch_size, streams.generator("neggrad+/retain", epoch))
@@ -95,4 +95,6 @@ class NegGradPlus(Updates):
             kept, forgotten = (cross_entropy(network(part[0]), part[1]) for part in pair)
             return self.alpha * kept - (1 - self.alpha) * forgotten
 
-        return self.run(working_copy(model), pairs, loss, stop_examples(self, sight, model), watch)
+        return self.run(
+            working_copy(model), pairs, loss, stop_examples(self, problem, model), watch
+        )

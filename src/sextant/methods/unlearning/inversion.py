@@ -27,9 +27,9 @@ from sextant.methods.unlearning.inversion_terms import (
     pixel_norm,
     total_variation,
 )
+from sextant.methods.unlearning.problem import Examples, PixelSpace
 from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.proxy_quality import quality
-from sextant.methods.unlearning.sight import Examples, PixelSpace
 from sextant.methods.unlearning.wrong_labels import frozen
 
 Start = Literal["uniform", "normal"]

@@ -10,7 +10,7 @@ from torch import nn
 from sextant.contracts import Parent, Streams
 from sextant.methods.unlearning.epochs import Seconds
 from sextant.methods.unlearning.inversion import Inversion, Inverted
-from sextant.methods.unlearning.sight import Examples, PixelSpace
+from sextant.methods.unlearning.problem import Examples, PixelSpace
 
 PURPOSE = "covarnav/inversion"
 """The stream the images are drawn from, that of CovarNav's own inversion."""
@@ -33,7 +33,7 @@ class InversionStudent(nn.Module):
         self.inverted: Inverted | None = None
         self.seconds = 0.0
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Draws the images."""
         network, spent = parents["original"].load().network, Seconds()
         kept = [label for label in range(data.classes) if label not in data.forgotten_classes]

@@ -31,7 +31,7 @@ from sextant.methods.unlearning.epochs import (
     frozen_copy,
     set_training,
 )
-from sextant.methods.unlearning.sight import Needs, PixelSpace, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, PixelSpace, Problem, Unlearned, Watch
 
 FEWEST = 2
 """Images below which a step is skipped: batch normalisation needs two."""
@@ -63,7 +63,7 @@ class GatedKnowledgeTransfer:
     the teacher, and student_steps forward and backward passes of the student.
 
     Args:
-        side: of the images, a multiple of 4; their channels are those of the sight's pixel space.
+        side: of the images, a multiple of 4; their channels are those of the problem's pixel space.
         rounds: of generator and student.
         batch_size: images of a round.
         generator_steps: of the generator in a round.
@@ -122,9 +122,9 @@ class GatedKnowledgeTransfer:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Returns:
             The student; reported are its steps, those of the generator, `gate_steps` of the
@@ -132,25 +132,25 @@ class GatedKnowledgeTransfer:
             images that were kept. A student that took no step is a network that learned nothing.
 
         Raises:
-            ValueError: where no class is forgotten whole, for a sight without a pixel space, or a
+            ValueError: where no class is forgotten whole, for a problem without a pixel space, or a
                 layer that teacher or student have not, or whose output is no map.
             FloatingPointError: when a loss is not finite.
         """
-        if not sight.forgotten_classes:
+        if not problem.forgotten_classes:
             raise ValueError("forgotten_classes must name at least one class, got none")
-        if sight.space is None:
+        if problem.space is None:
             raise ValueError("space must say how pixels became inputs, got None")
         device, teacher, seconds = device_of(model), frozen_copy(model), Seconds()
-        student = sight.fresh(streams.generator("gkt/student")).to(device).requires_grad_(True)
+        student = problem.fresh(streams.generator("gkt/student")).to(device).requires_grad_(True)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.generator("gkt/generator").initial_seed())
-            drawn = Generator(sight.space, self.side, self.codes, self.width).to(device)
+            drawn = Generator(problem.space, self.side, self.codes, self.width).to(device)
         layers = self.layers
         if layers is None:
             layers = stage_ends(teacher, drawn(torch.zeros(2, self.codes, device=device)).detach())
         curve, totals = [], dict.fromkeys(COUNTS, 0.0)
         with Activations(teacher, layers) as taught, Activations(student, layers) as learned:
-            transfer = _Transfer(self, sight.forgotten_classes, drawn, taught, learned)
+            transfer = _Transfer(self, problem.forgotten_classes, drawn, taught, learned)
             for epoch in range(1, self.epochs + 1):
                 begin = (epoch - 1) * self.rounds_each_epoch
                 end = min(begin + self.rounds_each_epoch, self.rounds)

@@ -13,15 +13,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from sextant.contracts import Streams
 from sextant.methods.numerics import drawn_from, own_training, trainable_module
-from sextant.methods.unlearning.progress import progress_bar
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
     Method,
     PixelSpace,
-    Sight,
+    Problem,
     Unlearned,
     Watch,
 )
+from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.wrong_labels import all_logits
 
 METHODS: dict[str, str] = {
@@ -110,7 +110,7 @@ def unlearn(
         retained: examples to keep, for methods that ask for them; not looked at by others.
         fresh: makes a freshly initialised model, for methods that ask for it.
         training_log: what was recorded in training, for methods that ask for it.
-        watch: see `sight.Method`.
+        watch: see `problem.Method`.
         progress: shows bars after two seconds; None shows them where a person watches.
         settings: of the method; `inversion` may be a mapping of settings of `Inversion`. Where it
             does not say how many images, every retained class has at least one.
@@ -136,7 +136,7 @@ def unlearn(
     if classes is None:
         classes = (lowest,) if lowest == highest else ()
     chosen = _made(method, settings, progress, retained_classes=logits - len(set(classes)))
-    sight = Sight.of(
+    problem = Problem.of(
         chosen.needs,
         classes=logits,
         forget=forget,
@@ -157,7 +157,7 @@ def unlearn(
             advance(1)
             return {} if watch is None else watch(epoch, student)
 
-        unlearned = chosen(model, sight, streams, look)
+        unlearned = chosen(model, problem, streams, look)
     unlearned.report = Report(unlearned.report)
     return unlearned
 

@@ -27,8 +27,8 @@ from sextant.methods.unlearning.epochs import (
     frozen_copy,
     working_copy,
 )
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.random_labels import label_loss
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 
 Aim = Literal["maximise", "minimise"]
 
@@ -111,7 +111,7 @@ class _ImpairRepair(Updates):
     def _impair_and_repair(
         self,
         model: nn.Module,
-        sight: Sight,
+        problem: Problem,
         streams: Streams,
         watch: Watch | None,
         kept: Examples,
@@ -154,21 +154,21 @@ class Unsir(_ImpairRepair):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             ValueError: where no class is forgotten whole.
         """
-        kept, seconds = sight.retain.to(device_of(model)), Seconds()
-        classes = _forgotten_classes(sight)
+        kept, seconds = problem.retain.to(device_of(model)), Seconds()
+        classes = _forgotten_classes(problem)
         with seconds.part("noise"):
             shape = tuple(kept.inputs.shape[1:])
             forgotten = _noise_of(
                 self.noise, model, classes, shape, "maximise", streams, "unsir/noise"
             )
-        return self._impair_and_repair(model, sight, streams, watch, kept, forgotten, seconds)
+        return self._impair_and_repair(model, problem, streams, watch, kept, forgotten, seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,14 +194,14 @@ class ErrorMinimisingNoise(_ImpairRepair):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             ValueError: where no class is forgotten whole.
         """
-        classes, seconds, shape = _forgotten_classes(sight), Seconds(), tuple(self.shape)
+        classes, seconds, shape = _forgotten_classes(problem), Seconds(), tuple(self.shape)
         with seconds.part("noise"):
             forgotten = _noise_of(
                 self.noise, model, classes, shape, "maximise", streams, "zero shot/forgotten"
@@ -209,14 +209,14 @@ class ErrorMinimisingNoise(_ImpairRepair):
             kept = _noise_of(
                 self.noise,
                 model,
-                sight.retained_classes,
+                problem.retained_classes,
                 shape,
                 "minimise",
                 streams,
                 "zero shot/kept",
             )
         kept = _repeated(kept, self.repeats)
-        return self._impair_and_repair(model, sight, streams, watch, kept, forgotten, seconds)
+        return self._impair_and_repair(model, problem, streams, watch, kept, forgotten, seconds)
 
 
 def _noise_of(
@@ -246,10 +246,10 @@ def _repeated(examples: Examples, times: int) -> Examples:
     )
 
 
-def _forgotten_classes(sight: Sight) -> tuple[int, ...]:
-    if not sight.forgotten_classes:
+def _forgotten_classes(problem: Problem) -> tuple[int, ...]:
+    if not problem.forgotten_classes:
         raise ValueError("forgotten_classes must name at least one class, got none")
-    return sight.forgotten_classes
+    return problem.forgotten_classes
 
 
 def _no_stop(updates: Any) -> None:

@@ -21,10 +21,10 @@ from sextant.methods.unlearning.epochs import (
     shuffled,
     working_copy,
 )
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.projected import ProjectedStep
 from sextant.methods.unlearning.projectors import ROUNDING, Projector, Spectrum
 from sextant.methods.unlearning.random_labels import label_loss
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 from sextant.methods.unlearning.wrong_labels import second_best
 
 
@@ -66,14 +66,15 @@ class NullSpaceCalibration(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget, student, seconds = sight.forget.to(device_of(model)), working_copy(model), Seconds()
-        retain = sight.retain.to(device_of(model))
+        """See `problem.Method`."""
+        forget, seconds = problem.forget.to(device_of(model)), Seconds()
+        student = working_copy(model)
+        retain = problem.retain.to(device_of(model))
         with seconds.part("covariance"):
             bases = class_bases(
-                student, retain, sight.retained_classes, self.energy, self.rise, self.batch_size
+                student, retain, problem.retained_classes, self.energy, self.rise, self.batch_size
             )
         with seconds.part("labels"):
             labels = second_best(student, forget.inputs, forget.labels)

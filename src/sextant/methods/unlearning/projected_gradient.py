@@ -27,16 +27,16 @@ from sextant.methods.unlearning.epochs import (
     shuffled,
     working_copy,
 )
-from sextant.methods.unlearning.projected import ProjectedStep
-from sextant.methods.unlearning.projectors import Projector, Spectrum
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
     Needs,
-    Sight,
+    Problem,
     Unlearned,
     Watch,
     forget_accuracy,
 )
+from sextant.methods.unlearning.projected import ProjectedStep
+from sextant.methods.unlearning.projectors import Projector, Spectrum
 
 LOOK = 256
 """Inputs that the covariance looks at together."""
@@ -113,15 +113,15 @@ class ProjectedGradientUnlearning(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             FloatingPointError: when a loss is not finite.
         """
         device, student, seconds = device_of(model), working_copy(model), Seconds()
-        forget, retain = sight.forget.to(device), sight.retain.to(device)
+        forget, retain = problem.forget.to(device), problem.retain.to(device)
         with seconds.part("covariance"):
             matrices = retained_features(student, forget.joined(retain), forget)
             projectors = {

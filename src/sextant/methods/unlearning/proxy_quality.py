@@ -17,7 +17,7 @@ from sextant.methods.unlearning.inversion_terms import (
     batch_norm_layers,
     statistics_distance,
 )
-from sextant.methods.unlearning.sight import Examples
+from sextant.methods.unlearning.problem import Examples
 from sextant.methods.unlearning.wrong_labels import frozen
 
 

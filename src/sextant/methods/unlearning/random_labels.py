@@ -19,7 +19,7 @@ from sextant.methods.unlearning.epochs import (
     shuffled,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.wrong_labels import random_other
 
 
@@ -43,18 +43,20 @@ class RandomLabel(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget = sight.forget.to(device_of(model))
-        once = random_other(forget.labels, sight.classes, streams.generator("random label/labels"))
+        """See `problem.Method`."""
+        forget = problem.forget.to(device_of(model))
+        once = random_other(
+            forget.labels, problem.classes, streams.generator("random label/labels")
+        )
         examples = forget if self.redraw else forget.relabelled(once)
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             draws = streams.generator("random label/labels", epoch)
             order = streams.generator("random label/order", epoch)
             for inputs, labels in examples.batches(self.batch_size, order):
-                wrong = random_other(labels, sight.classes, draws) if self.redraw else labels
+                wrong = random_other(labels, problem.classes, draws) if self.redraw else labels
                 yield inputs, wrong
 
         return self.run(working_copy(model), batches, label_loss, forget, watch)
@@ -80,12 +82,12 @@ class AmnesiacLabels(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget = sight.forget.to(device_of(model))
-        labels = random_other(forget.labels, sight.classes, streams.generator("amnesiac/labels"))
-        together = forget.relabelled(labels).joined(sight.retain.to(device_of(model)))
+        """See `problem.Method`."""
+        forget = problem.forget.to(device_of(model))
+        labels = random_other(forget.labels, problem.classes, streams.generator("amnesiac/labels"))
+        together = forget.relabelled(labels).joined(problem.retain.to(device_of(model)))
         batches = shuffled(together, self.batch_size, streams, "amnesiac/order")
         return self.run(working_copy(model), batches, label_loss, forget, watch)
 

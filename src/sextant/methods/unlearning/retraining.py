@@ -18,7 +18,7 @@ from sextant.methods.unlearning.epochs import (
     stop_examples,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +43,11 @@ class Retrain(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        fresh = sight.fresh(streams.generator("retrain/weights")).to(device_of(model))
-        return _learn(self, fresh, sight, streams, "retrain/order", watch)
+        """See `problem.Method`."""
+        fresh = problem.fresh(streams.generator("retrain/weights")).to(device_of(model))
+        return _learn(self, fresh, problem, streams, "retrain/order", watch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,25 +73,25 @@ class Finetune(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        return _learn(self, working_copy(model), sight, streams, "finetune/order", watch)
+        """See `problem.Method`."""
+        return _learn(self, working_copy(model), problem, streams, "finetune/order", watch)
 
 
 def _learn(
     updates: Updates,
     model: nn.Module,
-    sight: Sight,
+    problem: Problem,
     streams: Streams,
     purpose: str,
     watch: Watch | None,
 ) -> Unlearned:
-    retain = sight.retain.to(device_of(model))
+    retain = problem.retain.to(device_of(model))
     return updates.run(
         model,
         shuffled(retain, updates.batch_size, streams, purpose),
         lambda network, batch: cross_entropy(network(batch[0]), batch[1]),
-        stop_examples(updates, sight, model),
+        stop_examples(updates, problem, model),
         watch,
     )

@@ -19,8 +19,8 @@ from sextant.methods.unlearning.epochs import (
     device_of,
     working_copy,
 )
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.random_labels import label_loss
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 from sextant.methods.unlearning.wrong_labels import random_other
 
 
@@ -60,17 +60,18 @@ class SalUn(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget, student, seconds = sight.forget.to(device_of(model)), working_copy(model), Seconds()
+        """See `problem.Method`."""
+        forget, seconds = problem.forget.to(device_of(model)), Seconds()
+        student = working_copy(model)
         with seconds.part("mask"):
             masks = salient(gradient_sizes(student, forget, self.batch_size), self.share)
         original = {name: value.detach().clone() for name, value in student.named_parameters()}
-        labels = random_other(forget.labels, sight.classes, streams.generator("salun/labels"))
+        labels = random_other(forget.labels, problem.classes, streams.generator("salun/labels"))
         examples = forget.relabelled(labels)
         if self.retained:
-            examples = examples.joined(sight.retain.to(device_of(model)))
+            examples = examples.joined(problem.retain.to(device_of(model)))
 
         def batches(epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
             return examples.batches(self.batch_size, streams.generator("salun/order", epoch))

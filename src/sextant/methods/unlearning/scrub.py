@@ -21,7 +21,7 @@ from sextant.methods.unlearning.epochs import (
     stop_examples,
     working_copy,
 )
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 
 Batch = tuple[Literal["forget", "retain"], Tensor, Tensor]
 
@@ -68,10 +68,10 @@ class Scrub(Updates):
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`."""
-        forget, retain = (part.to(device_of(model)) for part in (sight.forget, sight.retain))
+        """See `problem.Method`."""
+        forget, retain = (part.to(device_of(model)) for part in (problem.forget, problem.retain))
         teacher = frozen_copy(model)
 
         def batches(epoch: int) -> Iterator[Batch]:
@@ -93,7 +93,7 @@ class Scrub(Updates):
                 return -apart
             return self.gamma * cross_entropy(logits, labels) + self.alpha * apart
 
-        examples = stop_examples(self, sight, model)
+        examples = stop_examples(self, problem, model)
         return self.run(working_copy(model), batches, loss, examples, watch)
 
 

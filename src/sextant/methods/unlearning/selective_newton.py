@@ -22,8 +22,8 @@ from sextant.contracts import Streams
 from sextant.methods.numerics import own_training
 from sextant.methods.unlearning.conditional_dependence import select
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
+from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.progress import progress_bar
-from sextant.methods.unlearning.sight import Examples, Needs, Sight, Unlearned, Watch
 
 CHUNK = 32
 """Examples whose own gradients are taken together."""
@@ -85,16 +85,16 @@ class SelectiveNewton:
 
     @own_training()
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`.
+        """See `problem.Method`.
 
         Raises:
             FloatingPointError: when weights are not finite after a group.
         """
         device, seconds = device_of(model), Seconds()
         student = working_copy(model).eval()
-        forget, retain = sight.forget.to(device), sight.retain.to(device)
+        forget, retain = problem.forget.to(device), problem.retain.to(device)
         with seconds.part("curvature"):
             count = min(self.curvature, len(retain))
             rows = torch.arange(count) * len(retain) // count

@@ -15,8 +15,8 @@ from sextant.contracts import Parent, Streams
 from sextant.methods.unlearning.covariance import feature_covariances
 from sextant.methods.unlearning.inversion_terms import batch_norm_layers
 from sextant.methods.unlearning.inverting import drawn_before, pixel_space
+from sextant.methods.unlearning.problem import Examples, Method, Problem, Unlearned
 from sextant.methods.unlearning.proxy_quality import batch_norm_ratio, energy_capture
-from sextant.methods.unlearning.sight import Examples, Method, Sight, Unlearned
 
 CHUNK = 500
 """Inputs answered at a time."""
@@ -62,11 +62,11 @@ class UnlearningStudent(nn.Module):
         self.fresh: nn.Module = nn.Identity()
         self.unlearned: Unlearned | None = None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Unlearns."""
         original = parents[self.start].load().network
         method, spent = self._with_images(parents)
-        sight = Sight.of(
+        problem = Problem.of(
             method.needs,
             classes=data.classes,
             forget=lambda: Examples(*data.examples("forgotten")),
@@ -78,7 +78,7 @@ class UnlearningStudent(nn.Module):
         )
         watch = getattr(data, "watch", None)
         look = None if watch is None else lambda epoch, model: watch(model)
-        self.unlearned = method(original, sight, streams, look)
+        self.unlearned = method(original, problem, streams, look)
         self.unlearned.seconds = {**self.unlearned.seconds, **spent}
         self.model = self.unlearned.model
         # In a list, so that it is no part of what is saved.

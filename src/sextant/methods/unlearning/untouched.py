@@ -9,7 +9,7 @@ from torch import nn
 
 from sextant.contracts import Streams
 from sextant.methods.unlearning.epochs import working_copy
-from sextant.methods.unlearning.sight import Needs, Sight, Unlearned, Watch
+from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Untouched:
     needs: ClassVar[Needs] = Needs(forget=False)
 
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
-        """See `sight.Method`; it takes no time."""
+        """See `problem.Method`; it takes no time."""
         return Unlearned(working_copy(model).eval(), {}, {}, [])

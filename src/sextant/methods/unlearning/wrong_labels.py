@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sextant.methods.numerics import evaluating
-from sextant.methods.unlearning.sight import PixelSpace
+from sextant.methods.unlearning.problem import PixelSpace
 
 LabelRule = Literal["second_best", "fgsm_nearest", "random_other", "least_probable"]
 """Names of the rules, see the functions of these names."""

@@ -96,7 +96,7 @@ class AmortisedSlicer(pl.LightningModule):
         self._encoder: tuple[Autoencoder, ...] = ()
         self.automatic_optimization = False
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams, and the parent "encoder" if there is a context.
 
         Raises:
@@ -112,7 +112,7 @@ class AmortisedSlicer(pl.LightningModule):
             self.use_encoder(parents["encoder"].load())
 
     def use_encoder(self, encoder: Any) -> None:
-        """Takes the frozen autoencoder whose codes are the contexts; `begin` does this in a run."""
+        """Takes the frozen autoencoder whose codes are the contexts, as `prepare` does."""
         if isinstance(encoder, nn.Module):
             encoder.eval().requires_grad_(False)
         self._encoder = (encoder,)
@@ -127,7 +127,7 @@ class AmortisedSlicer(pl.LightningModule):
         if self.context is None:
             return None
         if not self._encoder:
-            raise ValueError("this student has no encoder yet; call begin or use_encoder first")
+            raise ValueError("this student has no encoder yet; call prepare or use_encoder first")
         encoder = self._encoder[0]
         if isinstance(encoder, nn.Module):
             encoder.to(source.device)

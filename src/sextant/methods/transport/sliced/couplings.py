@@ -63,7 +63,7 @@ class MinSlicedPairs(Coupling):
 class LearnedSlicePairs(Coupling):
     """The bijection that sorts a batch by one learned slicer (min-STP).
 
-    `begin` trains the slicer on fresh minibatches of the two laws, on the CPU, with numbers that
+    `prepare` trains the slicer on fresh minibatches of the two laws, on the CPU, with numbers that
     depend on the run's streams alone: an interrupted run that begins again gets the same slicer to
     the last bit. Afterwards the slicer stays as it is, and a batch costs one forward pass a side
     and two sorts. Its weights are no part of the flow's checkpoint.
@@ -104,7 +104,7 @@ class LearnedSlicePairs(Coupling):
         self._begun = False
 
     @own_training()
-    def begin(self, data: Any, streams: Streams) -> None:
+    def prepare(self, data: Any, streams: Streams) -> None:
         """Trains the slicer on `data.draw_source(n, generator)` and `data.draw_target`.
 
         Raises:
@@ -160,12 +160,12 @@ class LearnedSlicePairs(Coupling):
         """See `Coupling.__call__`; nothing is drawn from `generator`.
 
         Raises:
-            ValueError: also when `begin` was not called before.
+            ValueError: also when `prepare` was not called before.
             FloatingPointError: when a score is not finite.
         """
         source, target = flat_clouds(source, target)
         if not self._begun:
-            raise ValueError("the slicer is not trained yet; call begin(data, streams) first")
+            raise ValueError("the slicer is not trained yet; call prepare(data, streams) first")
         weights = next(self.slicer.parameters())
         if weights.device != source.device:
             self.slicer.to(source.device)

@@ -39,7 +39,7 @@ class Matching:
 
     _streams: Streams | None = None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Keeps the streams that random directions are drawn from."""
         self._streams = streams
 
@@ -48,7 +48,7 @@ class Matching:
 
         Raises:
             TypeError, ValueError: for clouds that are no finite floating-point points of one
-                dimension, and before `begin` where random numbers are needed.
+                dimension, and before `prepare` where random numbers are needed.
         """
         raise NotImplementedError(f"{type(self).__name__} does not say how it matches")
 
@@ -56,7 +56,7 @@ class Matching:
         """The same random numbers at every call."""
         if self._streams is None:
             raise ValueError(
-                f"{type(self).__name__} has no random streams yet; call begin(streams, parents, "
+                f"{type(self).__name__} has no random streams yet; call prepare(streams, parents, "
                 "data) first"
             )
         return self._streams.generator("directions", 0)
@@ -265,13 +265,13 @@ class TransferredDirection(Matching):
         self.cost, self.directions = known_cost(cost), _positive(directions)
         self.direction: Tensor | None = None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Chooses the direction on `data.problem(0)` or `data.evaluation_pairs("train")`.
 
         Raises:
             TypeError: for a data module that has neither.
         """
-        super().begin(streams, parents, data)
+        super().prepare(streams, parents, data)
         if callable(getattr(data, "problem", None)):
             pairs = [data.problem(0)]
         elif callable(getattr(data, "evaluation_pairs", None)):
@@ -289,7 +289,7 @@ class TransferredDirection(Matching):
         """See `Matching.match`."""
         if self.direction is None:
             raise ValueError(
-                "TransferredDirection has no direction yet; call begin(streams, parents, data) "
+                "TransferredDirection has no direction yet; call prepare(streams, parents, data) "
                 "first"
             )
         return min_sliced(source, target, self.direction[None], self.cost).plan

@@ -56,7 +56,7 @@ class PerPairSlicer:
         }
         self.streams = Streams(0)
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams."""
         self.streams = streams
 

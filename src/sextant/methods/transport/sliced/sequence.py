@@ -126,7 +126,7 @@ class SequenceSlicer(pl.LightningModule):
         self.data: Any = None
         self.automatic_optimization = False
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the run's random streams and the data module, which knows the problems.
 
         Raises:

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sextant.methods.unlearning.sight import (
+from sextant.methods.unlearning.problem import (
     Examples,
     Needs,
     NotDeclared,
     PixelSpace,
-    Sight,
+    Problem,
     evaluating,
     forget_accuracy,
 )
@@ -23,20 +23,20 @@ def refuse():
 
 
 def of(needs, **given):
-    return Sight.of(needs, classes=4, **given)
+    return Problem.of(needs, classes=4, **given)
 
 
 @pytest.mark.parametrize(
     ("name", "look"),
     [
-        ("forget", lambda sight: sight.forget),
-        ("retain", lambda sight: sight.retain),
-        ("training_log", lambda sight: sight.training_log),
-        ("fresh", lambda sight: sight.fresh(torch.Generator())),
+        ("forget", lambda problem: problem.forget),
+        ("retain", lambda problem: problem.retain),
+        ("training_log", lambda problem: problem.training_log),
+        ("fresh", lambda problem: problem.fresh(torch.Generator())),
     ],
 )
 def test_what_is_not_declared_is_refused_and_never_loaded(name, look):
-    sight = of(
+    problem = of(
         Needs(forget=False),
         forget=refuse,
         retain=refuse,
@@ -45,10 +45,10 @@ def test_what_is_not_declared_is_refused_and_never_loaded(name, look):
         fresh=refuse,
     )
     with pytest.raises(NotDeclared, match=f"{name} is not handed over.*declare {name} = "):
-        look(sight)
+        look(problem)
     assert issubclass(NotDeclared, PermissionError)
-    # Not even kept out of sight: what is not declared is not there.
-    assert "refuse" not in repr(vars(sight))
+    # Not even kept out of problem: what is not declared is not there.
+    assert "refuse" not in repr(vars(problem))
 
 
 def test_subset_and_all_are_told_apart():
@@ -64,9 +64,9 @@ def test_what_is_declared_is_loaded_once():
         calls.append(1)
         return images(1)
 
-    sight = of(Needs(), forget=load)
+    problem = of(Needs(), forget=load)
     assert not calls
-    assert sight.forget is sight.forget
+    assert problem.forget is problem.forget
     assert len(calls) == 1
 
 
@@ -93,7 +93,7 @@ def test_refused_settings():
     with pytest.raises(ValueError, match="forgotten_classes"):
         of(Needs(False), forgotten_classes=(0, 1, 2, 3))
     with pytest.raises(ValueError, match="classes"):
-        Sight.of(Needs(False), classes=1)
+        Problem.of(Needs(False), classes=1)
     assert of(Needs(False), forgotten_classes=(2,)).retained_classes == (0, 1, 3)
 
 
@@ -101,10 +101,10 @@ def test_a_fresh_model_is_a_function_of_the_seed_alone():
     def make():
         return nn.Linear(3, 2)
 
-    sight = of(Needs(False, fresh=True), fresh=make)
+    problem = of(Needs(False, fresh=True), fresh=make)
     before = torch.random.get_rng_state()
     first, second, other = (
-        sight.fresh(torch.Generator().manual_seed(seed)).weight for seed in (5, 5, 6)
+        problem.fresh(torch.Generator().manual_seed(seed)).weight for seed in (5, 5, 6)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)

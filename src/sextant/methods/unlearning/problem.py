@@ -1,6 +1,6 @@
 """What an unlearning method may see, and what it gives back.
 
-A method declares its `Needs`; a `Sight` hands over these and nothing else, so that a method that
+A method declares its `Needs`; a `Problem` hands over these and nothing else, so that a method that
 calls itself free of retained data cannot touch them.
 """
 
@@ -165,8 +165,8 @@ class PixelSpace:
         return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
-class Sight:
-    """What one method may see of one unlearning problem; made by `Sight.of`.
+class Problem:
+    """What one method may see of one task of unlearning; made by `Problem.of`.
 
     Attributes:
         needs: what was declared.
@@ -200,7 +200,7 @@ class Sight:
         fresh: Callable[[], nn.Module] | None = None,
         forgotten_classes: tuple[int, ...] = (),
         space: PixelSpace | None = None,
-    ) -> Sight:
+    ) -> Problem:
         """Keeps what is declared and drops the rest; what is not declared is never called.
 
         Args:
@@ -309,13 +309,13 @@ class Method(Protocol):
     needs: Needs
 
     def __call__(
-        self, model: nn.Module, sight: Sight, streams: Streams, watch: Watch | None = None
+        self, model: nn.Module, problem: Problem, streams: Streams, watch: Watch | None = None
     ) -> Unlearned:
         """Unlearns on a copy; the given model keeps its weights, buffers and mode.
 
         Args:
             model: the trained classifier.
-            sight: what the method may see, made with its own `needs`.
+            problem: what the method may see, made with its own `needs`.
             streams: the only source of randomness.
             watch: called as watch(epoch, model) after each epoch, from 1; its numbers join the
                 curve, and the method never looks at them.
