@@ -137,8 +137,8 @@ class ExamData(Protocol):
 
 
 class Student(Protocol):
-    """What a run asks of every method; a LightningModule is trained between `prepare` and the exam,
-    anything else is examined as it is after `prepare`."""
+    """What a run asks of every method: a LightningModule is trained between `prepare` and the exam,
+    anything else has learned, or unlearned, when `prepare` returns."""
 
     def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Called once, before training, with the task's data module."""

@@ -47,7 +47,7 @@ def test_what_is_not_declared_is_refused_and_never_loaded(name, look):
     with pytest.raises(NotDeclared, match=f"{name} is not handed over.*declare {name} = "):
         look(problem)
     assert issubclass(NotDeclared, PermissionError)
-    # Not even kept out of problem: what is not declared is not there.
+    # Not even kept out of sight: what is not declared is not there.
     assert "refuse" not in repr(vars(problem))
 
 
