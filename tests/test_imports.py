@@ -73,6 +73,17 @@ def test_no_arrow_points_the_wrong_way(name, path):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "path"), [entry for entry in modules() if entry[0].startswith("tasks.")]
+)
+def test_families_of_tasks_meet_in_shared_alone(name, path):
+    """What two families use moves to `tasks.shared`, which imports no family."""
+    family = ".".join(name.split(".")[:2])
+    for entry in imported(path):
+        if inside(entry, "tasks"):
+            assert inside(entry, family) or inside(entry, "tasks.shared"), f"{name} imports {entry}"
+
+
 def test_the_check_sees_a_wrong_arrow(tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text("def later():\n    from sextant.runs.execute import execute\n")

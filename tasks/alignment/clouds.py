@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from sextant.contracts import Streams
 from sextant.data import DataFolder
-from tasks.generation.plane import EightGaussians, TwoMoons
+from tasks.shared.plane import EightGaussians, TwoMoons
 
 SHAPE_POINTS = 1024
 FULL_SCALE = 32767  # of the stored 16-bit coordinates

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from tasks.alignment.clouds import ShiftedMoons, drift_source, rotated, sampled
-from tasks.generation.plane import Law
-from tasks.generation.stepwise import StepwiseData
+from tasks.shared.plane import Law
+from tasks.shared.stepwise import StepwiseData
 
 Pair = tuple[Tensor, Tensor]
 ProblemBatch = tuple[Tensor, Tensor, int]

@@ -1,6 +1,6 @@
 """Figures of the alignment tables, pure functions of the arrays that exams saved.
 
-What a run is, and which ones are drawn, says `tasks.alignment.drawing.chosen`.
+What a run is, and which ones are drawn, says `tasks.shared.drawing.chosen`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from tasks.alignment.drawing import (
+from tasks.shared.drawing import (
     GREY,
     INK,
     LIGHT,

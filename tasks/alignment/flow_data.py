@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from tasks.generation.data import Batch, LatentMnist
+from tasks.shared.latents import Batch, LatentMnist
 
 
 class UnlabelledLatents(LatentMnist):

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
-from tasks.generation.distances import frechet_distance, wasserstein2
-from tasks.generation.scoring import checked_steps, generated, kept, mean_score
+from tasks.shared.distances import frechet_distance, wasserstein2
+from tasks.shared.scoring import checked_steps, generated, kept, mean_score
 
 KEPT_PATHS = 64
 

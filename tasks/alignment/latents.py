@@ -10,9 +10,9 @@ from torch import Tensor
 
 from sextant.contracts import Parent, Streams
 from tasks.alignment.clouds import SideStreams
-from tasks.generation.data import LatentMnist
-from tasks.generation.mnist import CLASSES
-from tasks.generation.stepwise import EpochOrder, StepwiseData
+from tasks.shared.latents import LatentMnist
+from tasks.shared.mnist import CLASSES
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 
 Pair = tuple[Tensor, Tensor]
 

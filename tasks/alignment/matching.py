@@ -7,10 +7,8 @@ costs, so a student cannot look cheaper than it is.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -221,14 +219,3 @@ def seconds_now() -> float:
         torch.cuda.synchronize()
         return time.perf_counter()
     return time.process_time()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch computes on one thread inside, so that times of students can be compared."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

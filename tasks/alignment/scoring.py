@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
 from tasks.alignment.levels import level_grid, levels
-from tasks.alignment.matching import Answer, Cost, Question, checked_cost, one_thread
+from tasks.alignment.matching import Answer, Cost, Question, checked_cost
+from tasks.shared.scoring import one_thread
 
 REPEATS = 7  # of a timed answer, whose median counts
 SCORED_DEGREES = (15, 30)

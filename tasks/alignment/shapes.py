@@ -11,9 +11,9 @@ from torch import Tensor
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
 from tasks.alignment.clouds import SHAPE_POINTS, Shapes, SideStreams, read_shapes, sampled
-from tasks.generation.mnist import stratified
-from tasks.generation.plane import StandardNormal
-from tasks.generation.stepwise import EpochOrder, StepwiseData
+from tasks.shared.mnist import stratified
+from tasks.shared.plane import StandardNormal
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 
 Pair = tuple[Tensor, Tensor]
 Split = Literal["train", "test"]

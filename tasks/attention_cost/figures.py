@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from tasks.alignment.drawing import COLOURS, GREY, INK, WIDTH_INCHES, Run, chosen, seeds, write
 from tasks.attention_cost.measuring import crossing
+from tasks.shared.drawing import COLOURS, GREY, INK, WIDTH_INCHES, Run, chosen, seeds, write
 
 HEIGHT_INCHES = 6.4
 SOFTMAX = "#c8553d"

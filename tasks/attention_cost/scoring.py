@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sextant.contracts import Examination, Parent, Score, Streams
-from tasks.alignment.matching import one_thread
 from tasks.attention_cost import measuring
+from tasks.shared.scoring import one_thread
 
 DEVICES = ("cpu", "cuda")
 MEGABYTE = 2.0**20

@@ -1,25 +1,31 @@
 """The exams of the generation family; `version` in a task's config counts their changes.
 
 A one-step score says how good a generator is with one network evaluation; the distances are those
-of `tasks.generation.distances`. All scores use points and images no training step has seen.
+of `tasks.shared.distances`. All scores use points and images no training step has seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
-from tasks.generation.distances import frechet_distance, wasserstein2
 from tasks.generation.pictures import digit_grid, in_rows, show
+from tasks.shared.distances import frechet_distance, wasserstein2
+from tasks.shared.scoring import (
+    KEPT_POINTS,
+    checked_steps,
+    generated,
+    in_chunks,
+    kept,
+    mean_score,
+    share,
+)
 
-CHUNK = 250  # small enough to stay in a core's cache: a third faster than 1000
-KEPT_POINTS = 2000
 FLOOR_ERROR = 1e-10
 
 
@@ -158,36 +164,6 @@ class RecognitionExam:
         return Examination({"accuracy": share(logits.argmax(1) == data.evaluation_labels())})
 
 
-def checked_steps(steps: Sequence[int]) -> list[int]:
-    """The numbers of network evaluations as a list.
-
-    Raises:
-        ValueError: when it is empty, holds a number below 1 or one twice.
-    """
-    steps = [int(k) for k in steps]
-    if not steps or min(steps) < 1 or len(set(steps)) != len(steps):
-        raise ValueError(f"steps must be distinct whole numbers of at least 1, got {steps}")
-    return steps
-
-
-def generated(student: Any, source: Tensor, steps: int, labels: Tensor | None = None) -> Tensor:
-    """What the student makes of the source, float32 on the CPU, shape as the source.
-
-    Raises:
-        ValueError: for samples of another shape.
-        FloatingPointError: for samples that are not finite.
-    """
-    with torch.no_grad():
-        samples = student.generate(source, steps, labels).float().cpu()
-    if samples.shape != source.shape:
-        raise ValueError(
-            f"generate must return shape {tuple(source.shape)}, got {tuple(samples.shape)}"
-        )
-    if not torch.isfinite(samples).all():
-        raise FloatingPointError(f"samples of {steps} steps are not finite, so the run diverged")
-    return samples
-
-
 def classwise_w2(samples: Tensor, target: Tensor, labels: Tensor) -> float:
     """Root of the mean over classes of W2^2 between samples (n, D) and target (n, D) of a class."""
     costs = [
@@ -195,27 +171,3 @@ def classwise_w2(samples: Tensor, target: Tensor, labels: Tensor) -> float:
         for label in labels.unique().tolist()
     ]
     return math.sqrt(sum(costs) / len(costs))
-
-
-def in_chunks(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """The function's outputs (n, ...) for inputs (n, ...), without gradients, on the CPU."""
-    with torch.no_grad():
-        return torch.cat([function(chunk).float().cpu() for chunk in inputs.split(CHUNK)])
-
-
-def share(correct: Tensor) -> Score:
-    """The share of true entries (n,) with its binomial standard error."""
-    n, value = len(correct), float(correct.double().mean())
-    return Score(value, n, "higher", math.sqrt(value * (1 - value) / n))
-
-
-def mean_score(values: Tensor, better: str) -> Score:
-    """The mean of one value an example (n,) with its standard error (none for one example)."""
-    n = len(values)
-    error = float(values.std()) / math.sqrt(n) if n > 1 else None
-    return Score(float(values.mean()), n, better, error)
-
-
-def kept(points: Tensor) -> np.ndarray:
-    """The first points as float32, enough for a figure."""
-    return points[:KEPT_POINTS].float().cpu().numpy()

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from sextant.contracts import Streams
-from tasks.generation.stepwise import StepwiseData
+from tasks.shared.stepwise import StepwiseData
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tasks.alignment.drawing import (
+from tasks.shared.drawing import (
     COLOURS,
     GREY,
     INK,

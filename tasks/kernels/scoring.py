@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Streams
-from tasks.generation.scoring import mean_score
+from tasks.shared.scoring import mean_score
 
 SMALLEST_WEIGHT = 1e-12
 """Weights count as no smaller, so that an answer of 0 costs much, but not everything."""

@@ -16,9 +16,9 @@ from sextant.contracts import Streams
 from sextant.data import locate
 from tasks.lra import images as pictures
 from tasks.lra import listops, pathfinder, retrieval, text
-from tasks.lra.cache import cached
 from tasks.lra.documents import Documents
 from tasks.lra.sequences import PARTS, Part, SequenceData, content_fingerprint, slices
+from tasks.shared.cache import cached
 
 SEED = 2512  # of generated data and of splits: the same for every run
 

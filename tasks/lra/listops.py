@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tasks.lra.cache import Generated, blocks, cached, progress
+from tasks.shared.cache import Generated, blocks, cached, progress
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
 SYMBOLS = ("", *"0123456789", *OPERATORS, "]")  # a symbol's place is its token, 0 is padding

@@ -11,12 +11,12 @@ from torch import Generator
 
 from sextant.contracts import Streams
 from sextant.data import locate
-from tasks.lra.cache import cached
 from tasks.lra.data import RetrievalData
 from tasks.lra.documents import Documents, as_documents
 from tasks.lra.manuals import ManualPage, read_pages
 from tasks.lra.retrieval import draw_pairs, split_pages
 from tasks.lra.sequences import PARTS, Part
+from tasks.shared.cache import cached
 
 VERSION = 1
 

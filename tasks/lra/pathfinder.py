@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tasks.lra.cache import Generated, blocks, cached, progress
 from tasks.lra.streams import Numbers
+from tasks.shared.cache import Generated, blocks, cached, progress
 
 VERSION = 1
 BLOCK_IMAGES, BLOCK_PIXELS = 2048, 2**24  # what a block holds at most

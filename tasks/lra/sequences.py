@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Parent, Streams
-from tasks.generation.stepwise import EpochOrder, StepwiseData
 from tasks.lra.documents import Documents
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 
 Batch = tuple[Tensor, Tensor, Tensor]
 PARTS = ("train", "validation", "test")

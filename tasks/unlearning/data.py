@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
-from tasks.generation.stepwise import EpochOrder, StepwiseData
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 from tasks.unlearning.pictures import Pictures, cifar10, of_each_class
 
 LearnFrom = Literal["all", "retained"]

@@ -19,7 +19,7 @@ import torch
 from sextant.contracts import Streams
 from sextant.data import DataNotFound, locate
 from sextant.data.folders import cache_folder
-from tasks.lra.cache import cached
+from tasks.shared.cache import cached
 from tasks.unlearning.data import ForgettingData
 from tasks.unlearning.pictures import Pictures
 

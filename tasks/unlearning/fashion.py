@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from sextant.data import DataFolder, locate
-from tasks.generation.idx import read_idx
-from tasks.lra.cache import cached
+from tasks.shared.cache import cached
+from tasks.shared.idx import read_idx
 from tasks.unlearning.data import ForgettingData
 from tasks.unlearning.pictures import Pictures, smaller
 

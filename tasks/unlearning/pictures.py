@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from sextant.data import DataFolder
-from tasks.lra.cache import cached
-from tasks.lra.images import read_cifar10
+from tasks.shared.cache import cached
+from tasks.shared.cifar10 import read_cifar10
 
 PARTS = ("train", "test")
 VERSION = 1

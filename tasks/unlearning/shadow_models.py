@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
-from tasks.generation.stepwise import EpochOrder
+from tasks.shared.stepwise import EpochOrder
 from tasks.unlearning.attacks import logit_confidence
 from tasks.unlearning.data import CifarForgetting
 from tasks.unlearning.measures import Answers

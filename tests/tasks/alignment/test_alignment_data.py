@@ -14,7 +14,7 @@ from tasks.alignment.clouds import ShiftedMoons, drift_source
 from tasks.alignment.data import BatchLadder, DriftData
 from tasks.alignment.latents import LatentGroups
 from tasks.alignment.shapes import CloudPairs, GaussianToShapes, ShapeClouds, balanced
-from tasks.generation.plane import StandardNormal
+from tasks.shared.plane import StandardNormal
 
 CLASSES = ("chair", "sofa", "table")
 COUNTS = {"train": (9, 4, 6), "test": (5, 3, 4)}

@@ -14,7 +14,7 @@ from tasks.alignment.ladder import LadderExam, power_law
 from tasks.alignment.levels import level_grid, levels
 from tasks.alignment.matching import Question
 from tasks.alignment.scoring import ChamferExam, DriftExam, PairsExam, chamfer
-from tasks.generation.plane import StandardNormal
+from tasks.shared.plane import StandardNormal
 
 STREAMS = Streams(0)
 

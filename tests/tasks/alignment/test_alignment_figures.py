@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.alignment.drawing import chosen, label, spread
 from tasks.alignment.figures import drift_figure, ladder_figure, level_curves, matching_figure
+from tasks.shared.drawing import chosen, label, spread
 
 PROBLEMS, POINTS = 4, 12
 

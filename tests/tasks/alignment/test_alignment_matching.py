@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.alignment.matching import Question, checked_plan, one_thread
+from tasks.alignment.matching import Question, checked_plan
+from tasks.shared.scoring import one_thread
 
 
 def plan(source, target, mass):

@@ -21,8 +21,8 @@ from tasks.alignment.flow_exam import (
     path_scores,
 )
 from tasks.generation.data import PlaneData
-from tasks.generation.distances import frechet_distance
-from tasks.generation.plane import EightGaussians, StandardNormal
+from tasks.shared.distances import frechet_distance
+from tasks.shared.plane import EightGaussians, StandardNormal
 
 STREAMS = Streams(3)
 STEPS = 100

@@ -5,7 +5,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.alignment.drawing import INK
 from tasks.attention_cost.figures import (
     SOFTMAX,
     apart,
@@ -15,6 +14,7 @@ from tasks.attention_cost.figures import (
     styles,
     tokens,
 )
+from tasks.shared.drawing import INK
 
 LENGTHS = np.array([256.0, 512.0, 1024.0, 2048.0])
 

@@ -10,7 +10,6 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.alignment.matching import one_thread
 from tasks.attention_cost import measuring
 from tasks.attention_cost.measuring import (
     crossing,
@@ -20,6 +19,7 @@ from tasks.attention_cost.measuring import (
     saved_bytes,
     times,
 )
+from tasks.shared.scoring import one_thread
 
 POWERS = st.floats(-3, 3)
 

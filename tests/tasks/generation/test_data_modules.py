@@ -9,8 +9,8 @@ from sextant import data
 from sextant.contracts import Streams
 from sextant.data.sources import write_idx
 from tasks.generation.data import LatentMnist, MnistImages, PlaneData
-from tasks.generation.plane import EightGaussians, StandardNormal, TwoMoons
-from tasks.generation.stepwise import EpochOrder
+from tasks.shared.plane import EightGaussians, StandardNormal, TwoMoons
+from tasks.shared.stepwise import EpochOrder
 
 
 def plane(seed=0, **changes):

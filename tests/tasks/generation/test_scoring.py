@@ -10,14 +10,14 @@ from sextant.contracts import Streams
 from sextant.methods.flow.reference import SecondDraw
 from tasks.generation import scoring
 from tasks.generation.data import PlaneData
-from tasks.generation.distances import frechet_distance, wasserstein2
-from tasks.generation.plane import EightGaussians, StandardNormal
 from tasks.generation.scoring import (
     LatentImageExam,
     PlaneExam,
     RecognitionExam,
     ReconstructionExam,
 )
+from tasks.shared.distances import frechet_distance, wasserstein2
+from tasks.shared.plane import EightGaussians, StandardNormal
 
 STREAMS = Streams(0)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tasks.alignment.drawing import COLOURS, INK
 from tasks.kernels.figures import channel_figure, fit_figure
+from tasks.shared.drawing import COLOURS, INK
 
 
 def read(path):

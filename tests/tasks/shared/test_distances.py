@@ -11,7 +11,7 @@ from scipy.linalg import sqrtm
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from tasks.generation.distances import frechet_distance, wasserstein2
+from tasks.shared.distances import frechet_distance, wasserstein2
 
 
 @settings(max_examples=20, deadline=None)
@@ -101,7 +101,7 @@ def test_bad_samples_are_refused(distance, a, b, complaint):
 
 
 def test_an_unsolved_transport_is_an_error(monkeypatch):
-    monkeypatch.setattr("tasks.generation.distances.MAXIMUM_PIVOTS", 1)
+    monkeypatch.setattr("tasks.shared.distances.MAXIMUM_PIVOTS", 1)
     a, b = np.random.default_rng(0).normal(size=(2, 100, 2))
     with pytest.raises(RuntimeError, match="not solved"):
         wasserstein2(a, b)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sextant.data.sources import write_idx
-from tasks.generation.idx import read_idx
-from tasks.generation.mnist import stratified
+from tasks.shared.idx import read_idx
+from tasks.shared.mnist import stratified
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 3), (3, 4, 5), (0, 28, 28)])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, ks_2samp, kstest
 from sklearn.datasets import make_moons
 
-from tasks.generation.plane import Checkerboard, EightGaussians, StandardNormal, TwoMoons
+from tasks.shared.plane import Checkerboard, EightGaussians, StandardNormal, TwoMoons
 
 LAWS = [StandardNormal(), EightGaussians(), TwoMoons(), Checkerboard()]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.data import DataFolder
-from tasks.generation.idx import read_idx
+from tasks.shared.idx import read_idx
 
 SIDE = 28
 CLASSES = 10

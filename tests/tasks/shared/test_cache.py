@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from tasks.lra import cache
+from tasks.shared import cache
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_two_processes_make_the_arrays_once(tmp_path):
     program = textwrap.dedent(
         f"""
         import time, numpy as np
-        from tasks.lra import cache
+        from tasks.shared import cache
         def make():
             with open({str(tmp_path / "calls")!r}, "a") as calls:
                 calls.write("x")

@@ -1,0 +1,1 @@
+"""What the exams of several families use: data by steps, laws, digits, distances, drawing."""
