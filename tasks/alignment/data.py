@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sextant.ranges import at_least
 from tasks.alignment.clouds import ShiftedMoons, drift_source, rotated, sampled
 from tasks.shared.plane import Law
 from tasks.shared.stepwise import StepwiseData
@@ -34,8 +35,7 @@ class SequenceData(StepwiseData):
     """
 
     def __init__(self, problems: int, batch_size: int, iterations_each: int) -> None:
-        if iterations_each < 1:
-            raise ValueError(f"iterations_each must be at least 1, got {iterations_each}")
+        at_least(1, iterations_each=iterations_each)
         super().__init__(batch_size, problems * iterations_each)
         self.problems, self.iterations_each = problems, iterations_each
 
@@ -77,8 +77,7 @@ class DriftData(SequenceData):
         source: Law | None = None,
         target: Law | None = None,
     ) -> None:
-        if problems < 2:
-            raise ValueError(f"problems must be at least 2, got {problems}")
+        at_least(2, problems=problems)
         super().__init__(problems, points, iterations_each)
         self.points = points
         self.source = drift_source() if source is None else source
@@ -199,8 +198,7 @@ class BatchLadder(SequenceData):
             ValueError: for a size number that is not there or a count below 1.
         """
         size = self.sizes[self.checked(index)]
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        at_least(1, count=count)
         source, target = (
             sampled(
                 cloud.expand(count, -1, -1), size, self.streams.generator(f"scored {side}", index)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import at_least
 from tasks.shared.distances import frechet_distance, wasserstein2
 from tasks.shared.scoring import checked_steps, generated, kept, mean_score
 
@@ -64,9 +65,7 @@ class FlowPathExam:
         pair_batches: int = 50,
         frechet: bool = False,
     ) -> None:
-        for name, count in {"path_steps": path_steps, "pair_batches": pair_batches}.items():
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}")
+        at_least(1, path_steps=path_steps, pair_batches=pair_batches)
         self.steps, self.frechet = checked_steps(steps), frechet
         self.path_steps, self.pair_batches = path_steps, pair_batches
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import at_least
 from tasks.alignment.matching import Cost, Question, checked_cost, checked_plan
 
 ROOT = -0.5  # the exponent of a bias that falls with the root of the size
@@ -45,8 +46,7 @@ class LadderExam:
     def __init__(
         self, cost: Cost = "euclidean", batches: int = 200, largest_fitted: int = 128
     ) -> None:
-        if batches < 2:
-            raise ValueError(f"batches must be at least 2, got {batches}")
+        at_least(2, batches=batches)
         self.cost, self.batches = checked_cost(cost), batches
         self.largest_fitted = largest_fitted
 

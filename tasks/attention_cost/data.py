@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Parent, Streams
+from sextant.ranges import at_least
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,10 +41,7 @@ class NormalTokens(pl.LightningDataModule):
         super().__init__()
         if not lengths or list(lengths) != sorted({length for length in lengths if length > 0}):
             raise ValueError(f"lengths must be above 0 and rise, got {list(lengths)}")
-        sizes = {"batch": batch, "heads": heads, "head_dimension": head_dimension}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, batch=batch, heads=heads, head_dimension=head_dimension)
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
         self.lengths, self.dtype = tuple(lengths), dtype

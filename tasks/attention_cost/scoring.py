@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import positive
 from tasks.attention_cost import measuring
 from tasks.shared.scoring import one_thread
 
@@ -59,8 +60,7 @@ class AttentionCostExam:
     ) -> None:
         if device not in DEVICES:
             raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-        if not seconds > 0:
-            raise ValueError(f"seconds must be positive, got {seconds}")
+        positive(seconds=seconds)
         least = {"calls": (calls, measuring.LEAST_CALLS), "slope_from": (slope_from, 1)}
         for name, (count, fewest) in least.items():
             if count < fewest:

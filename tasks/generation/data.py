@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
+from sextant.ranges import at_least
 from tasks.shared.latents import Batch, LatentMnist
 from tasks.shared.mnist import as_inputs, read_mnist
 from tasks.shared.plane import Law
@@ -42,8 +43,7 @@ class PlaneData(StepwiseData):
         evaluation_seed: int = 2509,
     ) -> None:
         super().__init__(batch_size, steps)
-        if evaluation_points < 1:
-            raise ValueError(f"evaluation_points must be at least 1, got {evaluation_points}")
+        at_least(1, evaluation_points=evaluation_points)
         self.source, self.target = source, target
         self.evaluation_points, self.evaluation_seed = evaluation_points, evaluation_seed
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import at_least
 from tasks.generation.pictures import digit_grid, in_rows, show
 from tasks.shared.distances import frechet_distance, wasserstein2
 from tasks.shared.scoring import (
@@ -77,8 +78,7 @@ class LatentImageExam:
     """
 
     def __init__(self, steps: Sequence[int] = (1, 2, 20), grid: int = 8) -> None:
-        if grid < 1:
-            raise ValueError(f"grid must be at least 1, got {grid}")
+        at_least(1, grid=grid)
         self.steps, self.grid = checked_steps(steps), grid
 
     def examine(

@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from sextant.contracts import Streams
+from sextant.ranges import at_least
 from tasks.shared.stepwise import StepwiseData
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -82,11 +83,8 @@ class KernelData(StepwiseData):
         super().__init__(batch_size, steps)
         if kernel not in KERNELS:
             raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, got {kernel!r}")
-        for name, size in {"tokens": tokens, "evaluation_batches": evaluation_batches}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if dimension < 2:
-            raise ValueError(f"dimension must be at least 2, got {dimension}")
+        at_least(1, tokens=tokens, evaluation_batches=evaluation_batches)
+        at_least(2, dimension=dimension)
         self.kernel, self.tokens, self.dimension = kernel, tokens, dimension
         self.evaluation_batches, self.evaluation_seed = evaluation_batches, evaluation_seed
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Streams
+from sextant.ranges import at_least
 from tasks.shared.scoring import mean_score
 
 SMALLEST_WEIGHT = 1e-12
@@ -36,8 +37,7 @@ class KernelFitExam:
     """
 
     def __init__(self, kept_rows: int = 16) -> None:
-        if kept_rows < 1:
-            raise ValueError(f"kept_rows must be at least 1, got {kept_rows}")
+        at_least(1, kept_rows=kept_rows)
         self.kept_rows = kept_rows
 
     def examine(

@@ -18,6 +18,7 @@ from tasks.lra import images as pictures
 from tasks.lra import listops, pathfinder, retrieval, text
 from tasks.lra.documents import Documents
 from tasks.lra.sequences import PARTS, Part, SequenceData, content_fingerprint, slices
+from tasks.shared import cifar10
 from tasks.shared.cache import cached
 
 SEED = 2512  # of generated data and of splits: the same for every run
@@ -226,14 +227,14 @@ class ImageData(SequenceData):
         settings: as `SequenceData`; `length` is the number of pixels, `vocabulary` 256 by default.
     """
 
-    classes = pictures.CLASSES
+    classes = cifar10.CLASSES
     least_vocabulary = 256
 
     def __init__(
         self,
         batch_size: int,
         steps: int,
-        side: int = pictures.SIDE,
+        side: int = cifar10.SIDE,
         vocabulary: int = 256,
         **settings: Any,
     ) -> None:
@@ -248,7 +249,7 @@ class ImageData(SequenceData):
         def make() -> dict[str, np.ndarray]:
             arrays = {}
             for part in ("train", "test"):
-                colour, labels = pictures.read_cifar10(folder.path, part)
+                colour, labels = cifar10.read_cifar10(folder.path, part)
                 arrays |= {f"{part}_images": pictures.grey(colour), f"{part}_labels": labels}
             return arrays
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sextant.ranges import at_least
 from tasks.shared.cache import Generated, blocks, cached, progress
 
 OPERATORS = ("[MIN", "[MAX", "[MED", "[SM")
@@ -49,8 +50,7 @@ class ListopsLaw:
     max_length: int = 2000
 
     def __post_init__(self) -> None:
-        if self.max_depth < 1:
-            raise ValueError(f"max_depth must be at least 1, got {self.max_depth}")
+        at_least(1, max_depth=self.max_depth)
         if not 2 <= self.max_args <= 255:
             raise ValueError(f"max_args must lie in 2..255, got {self.max_args}")
         if not 0 <= self.min_length < self.max_length - 1:

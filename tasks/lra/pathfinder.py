@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sextant.ranges import at_least
 from tasks.lra.streams import Numbers
 from tasks.shared.cache import Generated, blocks, cached, progress
 
@@ -89,8 +90,7 @@ def law_of_side(side: int, contour_length: int = 14) -> PathfinderLaw:
     Raises:
         ValueError: for another side or a contour of less than three paddles.
     """
-    if contour_length < 3:
-        raise ValueError(f"contour_length must be at least 3, got {contour_length}")
+    at_least(3, contour_length=contour_length)
     shorter = contour_length // 3
     lengths = {"contour_length": contour_length, "distractor_length": shorter}
     if side == 32:
@@ -180,8 +180,7 @@ def draw_images(
     Raises:
         ValueError: for a count below 1.
     """
-    if count < 1:
-        raise ValueError(f"count must be at least 1, got {count}")
+    at_least(1, count=count)
     size = max(1, min(count, BLOCK_IMAGES, BLOCK_PIXELS // law.side**2))
     images = np.empty((count, law.side, law.side), np.uint8)
     labels = np.empty(count, np.uint8)

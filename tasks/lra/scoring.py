@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import at_least
 
 NOT_LEARNED_WITHIN = 1.5
 """Points above the majority rate; a run that is no further above has learned nothing."""
@@ -40,8 +41,8 @@ class ArenaExam:
     """
 
     def __init__(self, batch_size: int | None = None) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1 or null, got {batch_size}")
+        if batch_size is not None:
+            at_least(1, batch_size=batch_size)
         self.batch_size = batch_size
 
     def examine(

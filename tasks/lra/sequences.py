@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Parent, Streams
+from sextant.ranges import at_least
 from tasks.lra.documents import Documents
 from tasks.shared.stepwise import EpochOrder, StepwiseData
 
@@ -74,8 +75,7 @@ class SequenceData(StepwiseData):
         evaluation_limit: int | None = None,
     ) -> None:
         super().__init__(batch_size, steps)
-        if length < 1:
-            raise ValueError(f"length must be at least 1, got {length}")
+        at_least(1, length=length)
         if truncate is not None and not 1 <= truncate <= length:
             raise ValueError(f"truncate must lie in 1..{length} or be null, got {truncate}")
         if vocabulary < self.least_vocabulary:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from sextant.data.folders import cache_folder
+from sextant.ranges import at_least
 
 SERIAL_SECONDS = 1.0  # a pool that would work for less time than this costs more than it saves
 QUIET_SECONDS = 2.0  # work that takes longer shows a progress bar
@@ -124,8 +125,8 @@ def blocks(draw: Callable[[int], Any], workers: int | None = None) -> Iterator[A
     Raises:
         ValueError: for fewer than one worker.
     """
-    if workers is not None and workers < 1:
-        raise ValueError(f"workers must be at least 1 or null, got {workers}")
+    if workers is not None:
+        at_least(1, workers=workers)
     workers = workers or len(os.sched_getaffinity(0))
     # A daemonic process may have no children.
     alone = workers == 1 or multiprocessing.current_process().daemon

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.data import DataFolder
+from sextant.ranges import at_least
 from tasks.shared.idx import read_idx
 
 SIDE = 28
@@ -42,8 +43,8 @@ def read_mnist(
     train, test = _read_pair(folder, "train"), _read_pair(folder, "t10k")
     if not 0 < validation < len(train.labels):
         raise ValueError(f"validation must lie in 1..{len(train.labels) - 1}, got {validation}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1 or null, got {limit}")
+    if limit is not None:
+        at_least(1, limit=limit)
     cut = len(train.labels) - validation
     parts = (
         Digits(train.images[:cut], train.labels[:cut]),

@@ -14,6 +14,8 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
+from sextant.ranges import at_least
+
 
 class Law(Protocol):
     """A distribution that points are drawn from."""
@@ -55,8 +57,7 @@ class StandardNormal:
     dimension: int = 2
 
     def __post_init__(self) -> None:
-        if self.dimension < 1:
-            raise ValueError(f"dimension must be at least 1, got {self.dimension}")
+        at_least(1, dimension=self.dimension)
 
     def draw(self, n: int, generator: Generator) -> Tensor:
         """n independent points, float32 (n, dimension)."""

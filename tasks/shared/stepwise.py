@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Parent, StepBatches, Streams
+from sextant.ranges import at_least
 
 
 class StepwiseData(pl.LightningDataModule):
@@ -26,10 +27,8 @@ class StepwiseData(pl.LightningDataModule):
 
     def __init__(self, batch_size: int, steps: int) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if steps < 0:
-            raise ValueError(f"steps must be at least 0, got {steps}")
+        at_least(1, batch_size=batch_size)
+        at_least(0, steps=steps)
         self.batch_size, self.steps, self.first_step = batch_size, steps, 0
         self._streams: Streams | None = None
 

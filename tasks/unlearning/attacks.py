@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sextant.ranges import at_least
 from tasks.unlearning.measures import Answers, check_logits, log_probabilities
 
 Rule = Literal["logistic", "svm"]
@@ -98,8 +99,8 @@ def svm_efficacy(
     Raises:
         ValueError: for an `at_most` below 1.
     """
-    if at_most is not None and at_most < 1:
-        raise ValueError(f"at_most must be at least 1 or None, got {at_most}")
+    if at_most is not None:
+        at_least(1, at_most=at_most)
     from sklearn.svm import SVC
 
     members, others = true_class_probability(retained), true_class_probability(test)
@@ -179,8 +180,7 @@ def loss_attack(
     Raises:
         ValueError: for different classes, fewer than 10 examples each or no split.
     """
-    if splits < 1:
-        raise ValueError(f"splits must be at least 1, got {splits}")
+    at_least(1, splits=splits)
     classes = [set(answers.labels.tolist()) for answers in (forgotten, unseen)]
     if classes[0] != classes[1]:
         raise ValueError(

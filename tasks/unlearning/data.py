@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
+from sextant.ranges import at_least
 from tasks.shared.stepwise import EpochOrder, StepwiseData
 from tasks.unlearning.pictures import Pictures, cifar10, of_each_class
 
@@ -69,10 +70,7 @@ class ForgettingData(StepwiseData):
             )
         if forgotten_share is not None and not 0.0 < forgotten_share < 1.0:
             raise ValueError(f"forgotten_share must lie in (0, 1), got {forgotten_share}")
-        if validation_each < 1:
-            raise ValueError(f"validation_each must be at least 1, got {validation_each}")
-        if watched < 1:
-            raise ValueError(f"watched must be at least 1, got {watched}")
+        at_least(1, validation_each=validation_each, watched=watched)
         self.learn_from, self.flip = learn_from, flip
         self.turns, self.forgotten_share = tuple(forgotten_classes), forgotten_share
         self.train_each, self.validation_each = train_each, validation_each

@@ -19,6 +19,7 @@ import torch
 from sextant.contracts import Streams
 from sextant.data import DataNotFound, locate
 from sextant.data.folders import cache_folder
+from sextant.ranges import at_least, within
 from tasks.shared.cache import cached
 from tasks.unlearning.data import ForgettingData
 from tasks.unlearning.pictures import Pictures
@@ -64,14 +65,11 @@ class PeopleForgetting(ForgettingData):
         **settings: object,
     ) -> None:
         super().__init__(batch_size, steps, **settings)
-        if people < 2:
-            raise ValueError(f"people must be at least 2, got {people}")
-        if side < 1:
-            raise ValueError(f"side must be at least 1, got {side}")
+        at_least(2, people=people)
+        at_least(1, side=side)
         if channels not in (1, 3):
             raise ValueError(f"channels must be 1 or 3, got {channels}")
-        if not 0.0 < test_share < 1.0:
-            raise ValueError(f"test_share must lie in (0, 1), got {test_share}")
+        within("(0, 1)", test_share=test_share)
         self.people, self.side, self.channels = people, side, channels
         self.test_share, self.split_seed = test_share, split_seed
 

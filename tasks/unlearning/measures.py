@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sextant.ranges import at_least, within
+
 Bound = Literal["exact", "at least", "at most", "undefined"]
 
 
@@ -71,8 +73,7 @@ class Accuracies:
     test: float
 
     def __post_init__(self) -> None:
-        for name in ("forget", "retain", "test"):
-            _check_share(name, getattr(self, name))
+        within("[0, 1]", forget=self.forget, retain=self.retain, test=self.test)
 
     @property
     def unlearning(self) -> float:
@@ -111,8 +112,8 @@ def average_gap(
     Raises:
         ValueError: for an efficacy outside [0, 1].
     """
-    _check_share("membership", membership)
-    _check_share("retrained_membership", retrained_membership)
+    within("[0, 1]", membership=membership)
+    within("[0, 1]", retrained_membership=retrained_membership)
     gaps = (
         gap(unlearned.unlearning, retrained.unlearning),
         gap(unlearned.retain, retrained.retain),
@@ -201,8 +202,7 @@ class Relearning:
     reached: bool = True
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps must be at least 0, got {self.steps}")
+        at_least(0, steps=self.steps)
 
 
 @dataclass(frozen=True)
@@ -243,7 +243,7 @@ def relearning(
         if not 0 < value <= 1:
             raise ValueError(f"{name} must be above 0 and at most 1, got {value}")
     for step, value in curve:
-        _check_share("curve's accuracy", value)
+        within("[0, 1]", **{"curve's accuracy": value})
         if value >= share * original:
             return Relearning(int(step))
     return Relearning(steps[-1], reached=False)
@@ -336,11 +336,6 @@ def check_logits(name: str, logits: Tensor) -> None:
         raise ValueError(f"{name} must be (n, K), n >= 1, K >= 2, got {tuple(logits.shape)}")
     if not logits.isfinite().all():
         raise FloatingPointError(f"{name} are not finite, so the model diverged")
-
-
-def _check_share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be in [0, 1], got {value}")
 
 
 def _check_lengths(forget: Sequence[float], retain: Sequence[float]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from sextant.ranges import at_least, positive_and_finite
 from tasks.unlearning import measures
 from tasks.unlearning.measures import Relearning
 
@@ -61,9 +62,7 @@ def steps_to_relearn(
         FloatingPointError: when the loss is not finite.
     """
     _check(inputs, labels, target_accuracy, rate)
-    for name, value in (("batch_size", batch_size), ("most", most), ("look_every", look_every)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least(1, batch_size=batch_size, most=most, look_every=look_every)
     copied = copy.deepcopy(model).eval().requires_grad_(True)
     device = next(copied.parameters()).device
     inputs, labels = inputs.to(device), labels.to(device)
@@ -123,5 +122,4 @@ def _check(inputs: Tensor, labels: Tensor, target_accuracy: float, rate: float) 
         )
     if not 0 < target_accuracy <= 1:
         raise ValueError(f"target_accuracy must be above 0 and at most 1, got {target_accuracy}")
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate must be positive and finite, got {rate}")
+    positive_and_finite(rate=rate)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Examination, Parent, Score, Streams
+from sextant.ranges import at_least
 from tasks.unlearning import attacks, measures
 from tasks.unlearning.features import last_features
 from tasks.unlearning.measures import Accuracies, Answers
@@ -62,10 +63,10 @@ class ForgettingExam:
     def __init__(
         self, asked: int | None = 2000, relearning: int | None = None, mapped: int = 0
     ) -> None:
-        if asked is not None and asked < 20:
-            raise ValueError(f"asked must be at least 20 or null, got {asked}")
-        if relearning is not None and relearning < 1:
-            raise ValueError(f"relearning must be at least 1 or null, got {relearning}")
+        if asked is not None:
+            at_least(20, asked=asked)
+        if relearning is not None:
+            at_least(1, relearning=relearning)
         if mapped < 0:
             raise ValueError(f"mapped must be 0 or more, got {mapped}")
         self.asked, self.relearning, self.mapped = asked, relearning, mapped

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sextant.ranges import at_least
+
 
 def training_seconds(
     network: nn.Module, inputs: Tensor, labels: Tensor, steps: int, timed: int = 10
@@ -27,8 +29,7 @@ def training_seconds(
     Raises:
         ValueError: for no timed step.
     """
-    if timed < 1:
-        raise ValueError(f"timed must be at least 1, got {timed}")
+    at_least(1, timed=timed)
     learner = copy.deepcopy(network).train().requires_grad_(True)
     optimizer = torch.optim.Adam(learner.parameters(), lr=1e-4)
     seconds = []

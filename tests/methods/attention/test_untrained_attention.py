@@ -63,7 +63,7 @@ def test_other_settings_are_refused(attention, place):
 
 
 def test_settings_are_checked_and_named():
-    with pytest.raises(ValueError, match="longest must be at least 1 or None, got 0"):
+    with pytest.raises(ValueError, match="longest must be at least 1, got 0"):
         UntrainedAttention(SoftmaxAttention(**SIZES), longest=0)
     for name in SIZES:
         with pytest.raises(ValueError, match=f"attention must be made with {name}, got None"):

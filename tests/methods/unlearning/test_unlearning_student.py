@@ -128,5 +128,5 @@ def test_the_first_of_each_class_are_taken_in_order():
     examples = begun(retain="all")[0].method.problem.retain
     chosen = first_of_each(examples, 2)
     assert chosen.labels.tolist() == [0, 2, 2, 0]
-    with pytest.raises(ValueError, match="subset_each must be at least 1 or null, got 0"):
+    with pytest.raises(ValueError, match="subset_each must be at least 1, got 0"):
         UnlearningStudent(Remembers(), 0)

@@ -57,7 +57,7 @@ def digits(tmp_path, monkeypatch):
         write_idx(folder / f"{prefix}-images-idx3-ubyte", (n, 28, 28), [images.numpy().tobytes()])
         write_idx(folder / f"{prefix}-labels-idx1-ubyte", (n,), [bytes(k % 10 for k in range(n))])
     found = DataFolder("mnist", folder, "cache", "ba9876543210", "MNIST")
-    monkeypatch.setattr("tasks.generation.data.locate", lambda name: found)
+    monkeypatch.setattr("tasks.shared.latents.locate", lambda name: found)
 
 
 def begun(module, seed=0, parents=None):

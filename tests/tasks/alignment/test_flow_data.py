@@ -30,7 +30,7 @@ def modules(tmp_path, monkeypatch):
         write_idx(tmp_path / f"{prefix}-images-idx3-ubyte", (n, 28, 28), [images.numpy().tobytes()])
         write_idx(tmp_path / f"{prefix}-labels-idx1-ubyte", (n,), [bytes(k % 10 for k in range(n))])
     found = data.DataFolder("mnist", tmp_path, "cache", "0123456789ab", "MNIST")
-    monkeypatch.setattr("tasks.generation.data.locate", lambda name: found)
+    monkeypatch.setattr("tasks.shared.latents.locate", lambda name: found)
     built = []
     for kind in (UnlabelledLatents, LatentMnist):
         module = kind(batch_size=8, steps=12, validation=10, evaluation_points=20)

@@ -45,7 +45,8 @@ def digits(tmp_path, monkeypatch):
         write_idx(folder / f"{prefix}-images-idx3-ubyte", (n, 28, 28), [images.numpy().tobytes()])
         write_idx(folder / f"{prefix}-labels-idx1-ubyte", (n,), [bytes(k % 10 for k in range(n))])
     found = data.DataFolder("mnist", folder, "cache", "0123456789ab", "MNIST")
-    monkeypatch.setattr("tasks.generation.data.locate", lambda name: found)
+    for module in ("tasks.generation.data", "tasks.shared.latents"):
+        monkeypatch.setattr(f"{module}.locate", lambda name: found)
     return folder
 
 

@@ -280,7 +280,7 @@ def test_reconstruction_refuses_another_shape():
 
 @pytest.mark.parametrize("wrong", [0, 10, 40])
 def test_recognition_counts_right_answers(monkeypatch, wrong):
-    monkeypatch.setattr(scoring, "CHUNK", 7)
+    monkeypatch.setattr("tasks.shared.scoring.CHUNK", 7)
     data = Images()
 
     class Reader:

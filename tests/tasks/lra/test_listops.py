@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.lra import listops
 from tasks.lra.listops import ListopsLaw, draw_block, draw_expressions, parse_source, to_source
-from tasks.shared import cache, listops
+from tasks.shared import cache
 
 SMALL = ListopsLaw(max_depth=4, max_args=4, min_length=4, max_length=30)
 APPLY = {

@@ -21,6 +21,7 @@ from tasks.lra.listops import ListopsLaw, parse_source
 from tasks.lra.pathfinder import PathfinderLaw
 from tasks.lra.sequences import PARTS
 from tasks.lra.text import held_out
+from tasks.shared import cifar10
 
 SHORT = ListopsLaw(max_depth=4, max_args=4, min_length=4, max_length=40)
 OWN_CACHE = os.environ.get("SEXTANT_CACHE")
@@ -50,7 +51,7 @@ def photos(tmp_path, monkeypatch):
     folder = tmp_path / "cifar10"
     folder.mkdir()
     random = np.random.default_rng(0)
-    for name in (*pictures.TRAINING_FILES, "test_batch.png"):
+    for name in (*cifar10.TRAINING_FILES, "test_batch.png"):
         values = random.integers(0, 256, (8, 1024, 3), dtype=np.uint8)
         values[0, :10] = 0
         Image.fromarray(values).save(folder / name)

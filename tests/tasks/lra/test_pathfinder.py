@@ -7,11 +7,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from tasks.lra import pathfinder, strokes
 from tasks.lra.paddles import DEGREES, tables
 from tasks.lra.pathfinder import PathfinderLaw, draw_images, draw_pictures, law_of_side
 from tasks.lra.snakes import OVERLAP, Herd
 from tasks.lra.streams import Numbers
-from tasks.shared import cache, pathfinder, strokes
+from tasks.shared import cache
 
 SCALE = 3
 

@@ -86,5 +86,5 @@ def test_relearning_is_not_tried_where_it_is_not_asked_for():
 
 
 def test_relearning_needs_a_step():
-    with pytest.raises(ValueError, match="relearning must be at least 1 or null, got 0"):
+    with pytest.raises(ValueError, match="relearning must be at least 1, got 0"):
         ForgettingExam(relearning=0)

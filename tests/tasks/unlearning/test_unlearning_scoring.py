@@ -137,7 +137,7 @@ def test_fewer_of_the_retained_pictures_may_be_asked(monkeypatch):
     )
     examined(Student(), retrained=Student(), asked=25)
     assert seen == [[25, 60, 30]] * 2
-    with pytest.raises(ValueError, match="asked must be at least 20 or null, got 5"):
+    with pytest.raises(ValueError, match="asked must be at least 20, got 5"):
         ForgettingExam(5)
 
 

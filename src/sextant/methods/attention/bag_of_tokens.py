@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from sextant.contracts import Parent, Streams
+from sextant.ranges import at_least
 
 ITERATIONS = 1000
 """Of the solver at most; it ends long before."""
@@ -43,8 +44,7 @@ class BagOfTokens:
         examples: int = 25000,
         inverse_penalties: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0),
     ) -> None:
-        if examples < 1:
-            raise ValueError(f"examples must be at least 1, got {examples}")
+        at_least(1, examples=examples)
         if not inverse_penalties or min(inverse_penalties) <= 0:
             raise ValueError(
                 f"inverse_penalties must be positive numbers, got {list(inverse_penalties)}"

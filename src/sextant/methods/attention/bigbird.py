@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from sextant.methods.attention.base import Attention
 from sextant.methods.attention.softmax import masked_softmax
+from sextant.ranges import at_least, not_negative
 
 
 class BigBirdAttention(Attention):
@@ -47,10 +48,8 @@ class BigBirdAttention(Attention):
         random_blocks: int = 3,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if block < 1:
-            raise ValueError(f"block must be at least 1, got {block}")
-        if random_blocks < 0:
-            raise ValueError(f"random_blocks must not be negative, got {random_blocks}")
+        at_least(1, block=block)
+        not_negative(random_blocks=random_blocks)
         self.block, self.random_blocks = block, random_blocks
         blocks = -(-length // block)
         self.register_buffer("places", torch.empty(heads, blocks, random_blocks))

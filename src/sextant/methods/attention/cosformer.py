@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sextant.methods.attention.base import Attention, linear_attention, masked
+from sextant.ranges import positive
 
 
 class CosformerAttention(Attention):
@@ -39,8 +40,7 @@ class CosformerAttention(Attention):
         epsilon: float = 1e-6,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        positive(epsilon=epsilon)
         self.epsilon = epsilon
 
     def attend(

@@ -11,6 +11,7 @@ from sextant.methods.attention.base import Attention
 from sextant.methods.attention.nystromformer import query_mask
 from sextant.methods.attention.skyformer import drawn_tokens
 from sextant.methods.attention.softmax import masked_softmax
+from sextant.ranges import at_least
 
 
 class InformerAttention(Attention):
@@ -47,8 +48,7 @@ class InformerAttention(Attention):
         features: int = 128,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        at_least(1, features=features)
         self.factor = math.ceil(features / math.log(max(length, 2)))
         self.register_buffer("places", torch.empty(self._count(length)))
         self.reset_parameters()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sextant.contracts import Parent, Streams
 from sextant.methods.attention.base import Attention
 from sextant.methods.backbones.training import PROGRESS_EVERY, Adam, stop_if_diverged
+from sextant.ranges import at_least, positive, within
 
 SMALLEST_TOTAL = 1e-12
 """A row of kernel values with a smaller sum has nothing to say and is taken for uniform."""
@@ -39,8 +40,7 @@ class KernelRows(nn.Module):
 
     def __init__(self, attention: Attention, smoothing: float = 1e-3) -> None:
         super().__init__()
-        if not 0.0 < smoothing < 1.0:
-            raise ValueError(f"smoothing must lie in (0, 1), got {smoothing}")
+        within("(0, 1)", smoothing=smoothing)
         both = hasattr(attention, "query_features") and hasattr(attention, "key_features")
         if not both and not hasattr(attention, "feature_map"):
             raise ValueError(
@@ -118,10 +118,8 @@ class KernelFit(pl.LightningModule):
         smoothing: float = 1e-3,
     ) -> None:
         super().__init__()
-        if steps < 0:
-            raise ValueError(f"steps must be at least 0, got {steps}")
-        if not learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+        at_least(0, steps=steps)
+        positive(learning_rate=learning_rate)
         self.kernel = KernelRows(attention, smoothing)
         self.steps, self.learning_rate = steps, learning_rate
         if steps and not list(self.kernel.parameters()):

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sextant.methods.attention.base import Attention, linear_attention, masked
+from sextant.ranges import positive
 
 Normaliser = Literal["row", "length"]
 
@@ -42,8 +43,7 @@ class LinearTransformerAttention(Attention):
         super().__init__(heads, head_dimension, length)
         if normaliser not in ("row", "length"):
             raise ValueError(f"normaliser must be 'row' or 'length', got {normaliser!r}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        positive(epsilon=epsilon)
         self.normaliser, self.epsilon = normaliser, epsilon
 
     def query_features(self, queries: Tensor) -> Tensor:

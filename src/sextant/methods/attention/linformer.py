@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.attention.base import Attention
+from sextant.ranges import at_least, positive
 
 
 class LinformerAttention(Attention):
@@ -42,10 +43,8 @@ class LinformerAttention(Attention):
         deviation: float = 0.02,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
-        if not deviation > 0:
-            raise ValueError(f"deviation must be positive, got {deviation}")
+        at_least(1, features=features)
+        positive(deviation=deviation)
         self.deviation = deviation
         projection = torch.empty(heads, features, length)
         if learned:

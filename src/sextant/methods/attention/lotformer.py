@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from sextant.methods.attention.base import Attention
 from sextant.methods.attention.nystromformer import query_mask
+from sextant.ranges import at_least, positive
 
 
 class LOTFormerAttention(Attention):
@@ -49,11 +50,8 @@ class LOTFormerAttention(Attention):
         learned_masses: bool = True,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        for name, number in {"pivots": pivots, "iterations": iterations}.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if not regularisation > 0:
-            raise ValueError(f"regularisation must be positive, got {regularisation}")
+        at_least(1, pivots=pivots, iterations=iterations)
+        positive(regularisation=regularisation)
         self.regularisation, self.iterations = regularisation, iterations
         self.pivots = nn.Parameter(torch.empty(heads, pivots, head_dimension))
         masses = torch.zeros(heads, pivots)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sextant.contracts import Parent, Streams
+from sextant.ranges import at_least
 
 
 class MostFrequentClass:
@@ -26,8 +27,7 @@ class MostFrequentClass:
     parameter_count = 0
 
     def __init__(self, batches: int = 200) -> None:
-        if batches < 1:
-            raise ValueError(f"batches must be at least 1, got {batches}")
+        at_least(1, batches=batches)
         self.batches = batches
         self.counts = torch.zeros(0, dtype=torch.int64)
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sextant.methods.attention.base import Attention
 from sextant.methods.attention.softmax import masked_softmax
+from sextant.ranges import at_least
 
 
 class NystromformerAttention(Attention):
@@ -39,9 +40,7 @@ class NystromformerAttention(Attention):
         iterations: int = 6,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        for name, number in {"features": features, "iterations": iterations}.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        at_least(1, features=features, iterations=iterations)
         self.features, self.iterations = features, iterations
 
     def attend(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sextant.methods.attention.base import Attention, linear_attention, masked
+from sextant.ranges import at_least, not_negative
 
 Scaling = Literal["once", "twice"]
 
@@ -51,12 +52,10 @@ class PerformerAttention(Attention):
         feature_epsilon: float = 1e-4,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        at_least(1, features=features)
         if scaling not in ("once", "twice"):
             raise ValueError(f"scaling must be 'once' or 'twice', got {scaling!r}")
-        if feature_epsilon < 0:
-            raise ValueError(f"feature_epsilon must not be negative, got {feature_epsilon}")
+        not_negative(feature_epsilon=feature_epsilon)
         self.features, self.scaling, self.feature_epsilon = features, scaling, feature_epsilon
         self.register_buffer("projection", torch.empty(features, head_dimension))
         self.reset_parameters()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sextant.methods.attention.base import Attention, linear_attention, masked
+from sextant.ranges import at_least
 
 
 class PolaformerAttention(Attention):
@@ -49,8 +50,8 @@ class PolaformerAttention(Attention):
         for name, number in {"alpha": alpha, "epsilon": epsilon}.items():
             if not number > 0:
                 raise ValueError(f"{name} must be positive, got {number}")
-        if value_dimension is not None and value_dimension < 1:
-            raise ValueError(f"value_dimension must be at least 1 or None, got {value_dimension}")
+        if value_dimension is not None:
+            at_least(1, value_dimension=value_dimension)
         self.alpha, self.epsilon = alpha, epsilon
         self.scale = nn.Parameter(torch.empty(heads, 1, head_dimension))
         self.power = nn.Parameter(torch.empty(heads, 1, head_dimension))

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from sextant.methods.attention.base import Attention
 from sextant.methods.attention.bigbird import same_number
+from sextant.ranges import at_least
 
 SELF_SCORE = -1e5
 """Score of a token with itself: it looks at itself only where it can look at nothing else."""
@@ -61,9 +62,7 @@ class ReformerAttention(Attention):
         within_buckets: bool = False,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        for name, number in {"hashes": hashes, "chunk": chunk}.items():
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        at_least(1, hashes=hashes, chunk=chunk)
         self.hashes, self.chunk, self.within_buckets = hashes, chunk, within_buckets
         columns = max(sum(self.buckets(n)) // 2 for n in range(chunk, length + chunk, chunk))
         self.register_buffer("rotations", torch.empty(heads, head_dimension, hashes, columns))

@@ -8,6 +8,7 @@ from torch import Tensor
 from sextant.methods.attention.base import Attention, masked
 from sextant.methods.attention.kernelized import gaussian_kernel
 from sextant.methods.attention.nystromformer import pseudo_inverse, query_mask
+from sextant.ranges import at_least, positive
 
 
 class SkyformerAttention(Attention):
@@ -47,12 +48,9 @@ class SkyformerAttention(Attention):
         ridge: float = 0.1,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if features < 2:
-            raise ValueError(f"features must be at least 2, got {features}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
-        if not ridge > 0:
-            raise ValueError(f"ridge must be positive, got {ridge}")
+        at_least(2, features=features)
+        at_least(1, iterations=iterations)
+        positive(ridge=ridge)
         self.iterations, self.ridge = iterations, ridge
         self.register_buffer("places", torch.empty(features))
         self.reset_parameters()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.attention.base import Attention, linear_attention, masked
+from sextant.ranges import at_least, positive
 
 
 class T2RAttention(Attention):
@@ -34,10 +35,8 @@ class T2RAttention(Attention):
         epsilon: float = 1e-6,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        if features < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        at_least(1, features=features)
+        positive(epsilon=epsilon)
         self.epsilon = epsilon
         self.weight = nn.Parameter(torch.empty(heads, features, head_dimension))
         self.bias = nn.Parameter(torch.empty(heads, 1, features))

@@ -22,6 +22,7 @@ from sextant.methods.backbones.training import (
 )
 from sextant.methods.numerics import evaluating
 from sextant.methods.transport.sliced.training import seconds_now
+from sextant.ranges import at_least, within
 
 Schedule = Literal["group", "skyformer"]
 
@@ -93,14 +94,12 @@ class SequenceClassificationModule(pl.LightningModule):
         check_schedule(learning_rate, steps)
         if not 0 <= warmup <= steps:
             raise ValueError(f"warmup must lie in 0..{steps}, got {warmup}")
-        if validate_every < 1:
-            raise ValueError(f"validate_every must be at least 1, got {validate_every}")
+        at_least(1, validate_every=validate_every)
         if schedule not in get_args(Schedule):
             raise ValueError(f"schedule must be 'group' or 'skyformer', got {schedule!r}")
-        if not 0.0 <= first_selection < 1.0:
-            raise ValueError(f"first_selection must lie in [0, 1), got {first_selection}")
-        if evaluation_batch is not None and evaluation_batch < 1:
-            raise ValueError(f"evaluation_batch must be at least 1 or null, got {evaluation_batch}")
+        within("[0, 1)", first_selection=first_selection)
+        if evaluation_batch is not None:
+            at_least(1, evaluation_batch=evaluation_batch)
         self.network = network
         self.best_network = copy.deepcopy(network).requires_grad_(False).eval()
         self.learning_rate, self.steps, self.warmup = learning_rate, steps, warmup

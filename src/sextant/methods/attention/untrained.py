@@ -10,6 +10,7 @@ from torch import nn
 
 from sextant.contracts import Parent, Streams
 from sextant.methods.attention.base import Attention
+from sextant.ranges import at_least
 
 PLAIN = (bool, int, float, str, type(None))
 
@@ -31,8 +32,8 @@ class UntrainedAttention:
     """
 
     def __init__(self, attention: Attention, longest: int | None = None) -> None:
-        if longest is not None and longest < 1:
-            raise ValueError(f"longest must be at least 1 or None, got {longest}")
+        if longest is not None:
+            at_least(1, longest=longest)
         for name in ("heads", "head_dimension", "length"):
             if getattr(attention, name) is None:
                 raise ValueError(f"attention must be made with {name}, got None")

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sextant.ranges import at_least
+
 
 class AllCNN(nn.Module):
     """Eight convolutions, two of stride 2, then a global mean and a linear head.
@@ -29,10 +31,8 @@ class AllCNN(nn.Module):
 
     def __init__(self, classes: int = 10, share: float = 0.5, channels: int = 3) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
-        if channels < 1:
-            raise ValueError(f"channels must be at least 1, got {channels}")
+        at_least(2, classes=classes)
+        at_least(1, channels=channels)
         if not (math.isfinite(share) and int(96 * share) >= 1):
             raise ValueError(f"share must be finite and leave one filter of 96, got {share}")
         narrow, wide = int(96 * share), int(192 * share)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sextant.ranges import at_least
+
 
 class ConvAutoencoder(nn.Module):
     """conv 32, conv 64, fc 128, code; the decoder mirrors it and ends in a sigmoid.
@@ -21,8 +23,7 @@ class ConvAutoencoder(nn.Module):
 
     def __init__(self, latent: int = 6) -> None:
         super().__init__()
-        if latent < 1:
-            raise ValueError(f"latent must be at least 1, got {latent}")
+        at_least(1, latent=latent)
         self.latent = latent
         self.encoder = nn.Sequential(
             nn.Conv2d(1, 32, 4, stride=2, padding=1),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from sextant.ranges import at_least
+
 FEATURES = 64
 
 
@@ -22,10 +24,8 @@ class ConvClassifier(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 32) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}")
+        at_least(2, classes=classes)
+        at_least(1, width=width)
         self.body = nn.Sequential(
             nn.Conv2d(1, width, 4, stride=2, padding=1),
             nn.ReLU(),

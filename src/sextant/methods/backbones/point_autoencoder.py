@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.backbones.supervised import SupervisedModule
+from sextant.ranges import at_least
 
 DIMENSION = 3
 """Coordinates of a point."""
@@ -44,9 +45,7 @@ class PointAutoencoder(nn.Module):
 
     def __init__(self, points: int, code: int = 512, width: int = 256) -> None:
         super().__init__()
-        for name, size in {"points": points, "code": code, "width": width}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, points=points, code=code, width=width)
         if width % 2:
             raise ValueError(f"width must be even, got {width}")
         self.points, self.code = points, code

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sextant.methods.backbones.all_cnn import check_images
+from sextant.ranges import at_least
 
 Stem = Literal["cifar", "imagenet"]
 
@@ -33,11 +34,8 @@ class ResNet18(nn.Module):
         self, classes: int = 10, channels: int = 3, stem: Stem = "cifar", width: int = 64
     ) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
-        for name, value in (("channels", channels), ("width", width)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        at_least(2, classes=classes)
+        at_least(1, channels=channels, width=width)
         if stem not in get_args(Stem):
             raise ValueError(f"stem must be one of {get_args(Stem)}, got {stem!r}")
         self.channels, self.width = channels, 8 * width

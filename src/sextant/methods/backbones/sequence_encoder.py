@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from sextant.methods.attention.base import Attention, masked
 from sextant.methods.numerics import widened
+from sextant.ranges import at_least, within
 
 DEVIATION = 0.02
 """Standard deviation of token and position embeddings at the start."""
@@ -65,13 +66,9 @@ class SequenceClassifier(nn.Module):
         super().__init__()
         sizes = {"vocabulary": vocabulary, "length": length, "width": width, "layers": layers}
         sizes |= {"heads": heads, "head_dimension": head_dimension, "hidden": hidden}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        at_least(1, **sizes)
+        at_least(2, classes=classes)
+        within("[0, 1)", dropout=dropout)
         check_attention(attention, heads, head_dimension, length)
         self.vocabulary, self.length, self.classes = vocabulary, length, classes
         self.two_documents = two_documents

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sextant.ranges import at_least
+
 
 class AttentionBlock(nn.Module):
     """Queries attend to keys, then a residual linear layer, both followed by a LayerNorm.
@@ -31,9 +33,7 @@ class AttentionBlock(nn.Module):
     def __init__(self, query_width: int, key_width: int, width: int, heads: int) -> None:
         super().__init__()
         sizes = {"query_width": query_width, "key_width": key_width, "heads": heads}
-        for name, size in (sizes | {"width": width}).items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, **sizes, width=width)
         if width % heads:
             raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
         self.heads, self.scale = heads, width**-0.5
@@ -93,8 +93,7 @@ class InducedBlock(nn.Module):
 
     def __init__(self, inputs: int, width: int, heads: int, inducing: int) -> None:
         super().__init__()
-        if inducing < 1:
-            raise ValueError(f"inducing must be at least 1, got {inducing}")
+        at_least(1, inducing=inducing)
         self.inducing = nn.Parameter(torch.empty(inducing, width))
         nn.init.xavier_uniform_(self.inducing)
         self.summary = AttentionBlock(width, inputs, width, heads)
@@ -124,10 +123,7 @@ class SetTransformer(nn.Module):
         self, inputs: int, outputs: int, width: int = 64, heads: int = 4, inducing: int = 16
     ) -> None:
         super().__init__()
-        if inputs < 1:
-            raise ValueError(f"inputs must be at least 1, got {inputs}")
-        if outputs < 1:
-            raise ValueError(f"outputs must be at least 1, got {outputs}")
+        at_least(1, inputs=inputs, outputs=outputs)
         self.blocks = nn.Sequential(
             InducedBlock(inputs, width, heads, inducing),
             InducedBlock(width, width, heads, inducing),

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sextant.ranges import at_least, positive
+
 PROGRESS_EVERY = 50
 """Steps between two progress reports; logging each step would cost as much as a small step."""
 
@@ -45,10 +47,8 @@ def adam_with_cosine(
 
 def check_schedule(learning_rate: float, steps: int) -> None:
     """Raises a ValueError for a learning rate or number of steps that is not positive."""
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    positive(learning_rate=learning_rate)
+    at_least(1, steps=steps)
 
 
 def stop_if_diverged(loss: Tensor, step: int, steps: int) -> None:

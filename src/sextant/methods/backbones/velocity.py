@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sextant.methods.backbones.dual import DualPerceptron
+from sextant.ranges import at_least
 
 
 class VelocityMLP(nn.Module):
@@ -48,9 +49,7 @@ class VelocityMLP(nn.Module):
     ) -> None:
         super().__init__()
         sizes = {"dimension": dimension, "width": width, "depth": depth, "frequencies": frequencies}
-        for name, size in (sizes | {"class_width": class_width}).items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, **sizes, class_width=class_width)
         if classes < 0:
             raise ValueError(f"classes must be 0 (unconditional) or more, got {classes}")
         self.dimension, self.classes = dimension, classes

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sextant.methods.flow.paths import align
 from sextant.methods.numerics import widened
+from sextant.ranges import positive
 
 
 def spread(t: Tensor, std: float) -> Tensor:
@@ -22,8 +23,7 @@ def spread(t: Tensor, std: float) -> Tensor:
     Raises:
         ValueError: for a std that is not positive.
     """
-    if not std > 0:
-        raise ValueError(f"std must be positive, got {std}")
+    positive(std=std)
     t = widened(t)
     return torch.sqrt(((1.0 - t) * std) ** 2 + t**2)
 

@@ -20,6 +20,7 @@ from sextant.methods.backbones.training import (
 from sextant.methods.flow.objectives import Objective
 from sextant.methods.flow.sampling import sample
 from sextant.methods.transport.pairs import take_pairs
+from sextant.ranges import positive, within
 
 CHUNK = 8192
 """Rows generated at a time."""
@@ -65,10 +66,9 @@ class FlowModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_schedule(learning_rate, steps)
-        if not 0.0 <= ema_decay < 1.0:
-            raise ValueError(f"ema_decay must lie in [0, 1), got {ema_decay}")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip must be positive or null, got {gradient_clip}")
+        within("[0, 1)", ema_decay=ema_decay)
+        if gradient_clip is not None:
+            positive(gradient_clip=gradient_clip)
         self.network = network
         self.ema_network = copy.deepcopy(network).requires_grad_(False).eval()
         self.objective, self.coupling = objective, coupling

@@ -16,6 +16,7 @@ from sextant.methods.flow.flow_matching import flow_matching_loss
 from sextant.methods.flow.mean_flow import mean_flow_loss
 from sextant.methods.flow.times import TimeLaw, Uniform, draw_intervals
 from sextant.methods.numerics import widened
+from sextant.ranges import not_negative, positive, within
 
 
 class Objective(Protocol):
@@ -78,12 +79,9 @@ class MeanFlow:
         weight_offset: float = 1e-3,
         two_passes: bool = False,
     ) -> None:
-        if not 0.0 <= share_r_below_t <= 1.0:
-            raise ValueError(f"share_r_below_t must lie in [0, 1], got {share_r_below_t}")
-        if weight_power < 0:
-            raise ValueError(f"weight_power must not be negative, got {weight_power}")
-        if not weight_offset > 0:
-            raise ValueError(f"weight_offset must be positive, got {weight_offset}")
+        within("[0, 1]", share_r_below_t=share_r_below_t)
+        not_negative(weight_power=weight_power)
+        positive(weight_offset=weight_offset)
         self.share_r_below_t, self.times = share_r_below_t, times or Uniform()
         self.weight_power, self.weight_offset = weight_power, weight_offset
         self.two_passes = two_passes

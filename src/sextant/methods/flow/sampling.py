@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sextant.methods.numerics import check_not_half, widened
+from sextant.ranges import at_least
 
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """`velocity(z, t, h, labels)`, a network or a closed form; z (n, *shape), t and h (n,)."""
@@ -33,8 +34,7 @@ def sample(
         ValueError: for fewer than one step.
         TypeError: for a network in half precision.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    at_least(1, steps=steps)
     grid = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).tolist()
     check_not_half(velocity, "velocity")
     z = source = widened(source)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from sextant.ranges import positive, within
+
 TimeLaw = Callable[[int, Generator], Tensor]
 """`law(n, generator)` draws times (n,) in [0, 1] on the generator's device."""
 
@@ -30,8 +32,7 @@ class LogitNormal:
     """
 
     def __init__(self, mean: float = -0.4, std: float = 1.0) -> None:
-        if not std > 0:
-            raise ValueError(f"std must be positive, got {std}")
+        positive(std=std)
         self.mean, self.std = mean, std
 
     def __call__(self, n: int, generator: Generator) -> Tensor:
@@ -49,8 +50,7 @@ def draw_intervals(
     Raises:
         ValueError: for a share outside [0, 1].
     """
-    if not 0.0 <= share_r_below_t <= 1.0:
-        raise ValueError(f"share_r_below_t must lie in [0, 1], got {share_r_below_t}")
+    within("[0, 1]", share_r_below_t=share_r_below_t)
     first, second = law(2 * n, generator).view(2, n)
     t = torch.maximum(first, second)
     apart = torch.rand(n, generator=generator, device=generator.device) < share_r_below_t

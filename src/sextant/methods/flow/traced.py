@@ -14,6 +14,7 @@ from sextant.methods.flow.module import FlowModule
 from sextant.methods.flow.objectives import Objective
 from sextant.methods.transport.pairs import take_pairs
 from sextant.methods.transport.sliced.training import seconds_now
+from sextant.ranges import at_least
 
 
 class TracedFlow(FlowModule):
@@ -53,8 +54,7 @@ class TracedFlow(FlowModule):
         super().__init__(
             network, objective, coupling, learning_rate, steps, ema_decay, gradient_clip
         )
-        if big_batch < 1:
-            raise ValueError(f"big_batch must be at least 1, got {big_batch}")
+        at_least(1, big_batch=big_batch)
         self.big_batch = big_batch
         self.register_buffer("coupling_seconds", torch.zeros((), dtype=torch.float64))
         self._data: Any = None

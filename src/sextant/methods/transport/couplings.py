@@ -17,6 +17,7 @@ from sextant.methods.transport.exact import exact_pairs
 from sextant.methods.transport.linear import linear_pairs
 from sextant.methods.transport.pairs import Pairs, in_batch_order
 from sextant.methods.transport.sinkhorn import sample_pairs, sinkhorn_plan
+from sextant.ranges import at_least, positive
 
 
 class Coupling:
@@ -91,12 +92,10 @@ class Sinkhorn(Coupling):
     def __init__(
         self, epsilon: float = 0.05, iterations: int = 100, tolerance: float | None = 1e-3
     ) -> None:
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance must be positive or None, got {tolerance}")
+        positive(epsilon=epsilon)
+        at_least(1, iterations=iterations)
+        if tolerance is not None:
+            positive(tolerance=tolerance)
         self.epsilon, self.iterations, self.tolerance = epsilon, iterations, tolerance
 
     @torch.no_grad()
@@ -137,8 +136,7 @@ class LinearOT(Coupling):
     def __init__(
         self, reference_size: int = 256, reference_seed_purpose: str = "reference"
     ) -> None:
-        if reference_size < 1:
-            raise ValueError(f"reference_size must be at least 1, got {reference_size}")
+        at_least(1, reference_size=reference_size)
         self.reference_size = reference_size
         self.reference_seed_purpose = reference_seed_purpose
         self._data: Any = None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sextant.methods.numerics import outside_autocast, widened
+from sextant.ranges import at_least, positive
 
 LOOK_EVERY = 5
 """Steps between looks at the scalings. A step moves the logarithm of a scaling by at most log n
@@ -98,12 +99,10 @@ def _checked(cost: Tensor, epsilon: float, iterations: int, tolerance: float | N
         raise ValueError(f"cost must be a matrix with entries, got shape {tuple(cost.shape)}")
     if not all(torch.isfinite(bound) for bound in cost.aminmax()):
         raise ValueError("cost has NaN or infinite entries; every entry must be finite")
-    if not epsilon > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
-    if iterations < 1:
-        raise ValueError(f"iterations must be at least 1, got {iterations}")
-    if tolerance is not None and not tolerance > 0:
-        raise ValueError(f"tolerance must be positive or None, got {tolerance}")
+    positive(epsilon=epsilon)
+    at_least(1, iterations=iterations)
+    if tolerance is not None:
+        positive(tolerance=tolerance)
     return widened(cost.detach())
 
 

@@ -27,6 +27,7 @@ from sextant.methods.unlearning.problem import (
 )
 from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.wrong_labels import fgsm_nearest
+from sextant.ranges import within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,7 @@ class BoundaryShrink(Updates):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.epsilon <= 1:
-            raise ValueError(f"epsilon must lie in (0, 1], got {self.epsilon}")
+        within("(0, 1]", epsilon=self.epsilon)
 
     @own_training()
     def __call__(

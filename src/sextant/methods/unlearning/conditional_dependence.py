@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sextant.ranges import at_least
+
 PAIRS = 1 << 25
 """Distances that are held at a time."""
 
@@ -70,8 +72,8 @@ def select(responses: Tensor, features: Tensor, most: int | None = None) -> list
             "features must be (n, columns) with n responses, at least 3, "
             f"got {tuple(features.shape)} and {rows}"
         )
-    if most is not None and most < 1:
-        raise ValueError(f"most must be at least 1 or None, got {most}")
+    if most is not None:
+        at_least(1, most=most)
     deviation = features.std(0)
     open_ = deviation > 0
     columns = (features - features.mean(0)) / deviation.where(open_, torch.ones_like(deviation))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sextant.methods.numerics import evaluating, outside_autocast
 from sextant.methods.unlearning.patch_sums import PatchSums, add_transpose_
+from sextant.ranges import at_least
 
 CHUNK_NUMBERS = 2**21
 """Rows of a linear layer are converted to the precision of the products in parts of this size."""
@@ -44,8 +45,7 @@ class LayerCovariance:
     rows: int
 
     def __post_init__(self) -> None:
-        if self.rows < 1:
-            raise ValueError(f"rows must be at least 1, got {self.rows}")
+        at_least(1, rows=self.rows)
 
     def __add__(self, other: LayerCovariance) -> LayerCovariance:
         return self._joined(other, 1)

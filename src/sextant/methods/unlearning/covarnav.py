@@ -8,7 +8,6 @@ et al., CVPR 2021) or of GPM (Saha et al., ICLR 2021), and every number is ours.
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -43,6 +42,7 @@ from sextant.methods.unlearning.problem import (
 from sextant.methods.unlearning.projected import Place, ProjectedStep
 from sextant.methods.unlearning.projectors import Projector, Rule, Spectrum, weight_matrix
 from sextant.methods.unlearning.wrong_labels import LabelRule, wrong_labels
+from sextant.ranges import positive_and_finite, within
 
 Objective = Literal["wrong_labels", "ascent"]
 """Training towards wrong labels, or away from the true ones without a bound."""
@@ -130,10 +130,8 @@ class CovarNav:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate must be positive and finite, got {self.rate}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        positive_and_finite(rate=self.rate)
+        within("[0, 1)", momentum=self.momentum)
         check_share("stop_at", self.stop_at)
         for name, known in (
             ("proxy", Proxy),

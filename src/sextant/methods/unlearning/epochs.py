@@ -23,6 +23,7 @@ from sextant.methods.unlearning.problem import (
     Watch,
     forget_accuracy,
 )
+from sextant.ranges import positive_and_finite, within
 
 Optimizer = Literal["sgd", "adam"]
 BatchNormMode = Literal["train", "eval"]
@@ -64,8 +65,7 @@ class Updates:
     stop_at: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate must be positive and finite, got {self.rate}")
+        positive_and_finite(rate=self.rate)
         for name in ("epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
         for name, choices in (
@@ -77,8 +77,7 @@ class Updates:
                 raise ValueError(
                     f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}"
                 )
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {self.momentum}")
+        within("[0, 1)", momentum=self.momentum)
         check_at_least("weight_decay", self.weight_decay, 0)
         check_share("stop_at", self.stop_at)
 

@@ -31,6 +31,7 @@ from sextant.methods.unlearning.problem import Examples, PixelSpace
 from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.proxy_quality import quality
 from sextant.methods.unlearning.wrong_labels import frozen
+from sextant.ranges import positive_and_finite
 
 Start = Literal["uniform", "normal"]
 """Pixels uniform in [0, 1], or inputs of a standard normal law, clamped to what pixels can be."""
@@ -112,8 +113,7 @@ class Inversion:
             check_at_least(name, getattr(self, name), 1)
         for name in ("cross_entropy", "batch_norm", "total_variation", "l2", "jitter"):
             check_at_least(name, getattr(self, name), 0)
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate must be positive and finite, got {self.rate}")
+        positive_and_finite(rate=self.rate)
         check_share("least_accuracy", self.least_accuracy)
         for name, known in (("start", Start), ("schedule", Schedule), ("on_poor", OnPoor)):
             if getattr(self, name) not in get_args(known):

@@ -29,6 +29,7 @@ from sextant.methods.unlearning.epochs import (
 )
 from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.random_labels import label_loss
+from sextant.ranges import positive
 
 Aim = Literal["maximise", "minimise"]
 
@@ -55,8 +56,7 @@ class NoiseImages:
     def __post_init__(self) -> None:
         for name, least in (("images", 1), ("steps", 0), ("penalty", 0)):
             check_at_least(name, getattr(self, name), least)
-        if not self.rate > 0:
-            raise ValueError(f"rate must be positive, got {self.rate}")
+        positive(rate=self.rate)
 
     def learn(
         self,
@@ -101,8 +101,7 @@ class _ImpairRepair(Updates):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least("repeats", self.repeats, 1)
-        if not self.repair_rate > 0:
-            raise ValueError(f"repair_rate must be positive, got {self.repair_rate}")
+        positive(repair_rate=self.repair_rate)
 
     def rate_at(self, epoch: int) -> float:
         """The rate of impairing in the first epoch, that of repairing afterwards."""

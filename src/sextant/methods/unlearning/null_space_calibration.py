@@ -26,6 +26,7 @@ from sextant.methods.unlearning.projected import ProjectedStep
 from sextant.methods.unlearning.projectors import ROUNDING, Projector, Spectrum
 from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.wrong_labels import second_best
+from sextant.ranges import within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,7 @@ class NullSpaceCalibration(Updates):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.energy <= 1:
-            raise ValueError(f"energy must lie in [0, 1], got {self.energy}")
+        within("[0, 1]", energy=self.energy)
         check_at_least("rise", self.rise, 0)
         if self.optimizer != "sgd" or self.weight_decay:
             raise ValueError(

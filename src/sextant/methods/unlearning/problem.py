@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from sextant.contracts import Streams
 from sextant.methods.numerics import evaluating, trainable
+from sextant.ranges import at_least
 
 Retain = Literal["none", "subset", "all"]
 Watch = Callable[[int, nn.Module], Mapping[str, float]]
@@ -66,8 +67,7 @@ class Examples:
         Raises:
             ValueError: for a size below 1.
         """
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}")
+        at_least(1, size=size)
         if generator is None:
             yield from zip(self.inputs.split(size), self.labels.split(size), strict=True)
             return
@@ -218,8 +218,7 @@ class Problem:
             ValueError: where something that is declared is missing, or for a forgotten class that
                 is none of the K.
         """
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
+        at_least(2, classes=classes)
         forgotten = tuple(int(label) for label in forgotten_classes)
         if any(not 0 <= label < classes for label in forgotten) or len(set(forgotten)) == classes:
             raise ValueError(

@@ -14,6 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from sextant.ranges import at_least, positive_and_finite, within
+
 Rule = Literal["nscl", "gpm", "soft"]
 Form = Literal["keep", "remove", "whole"]
 ROUNDING = 1e-12
@@ -150,10 +152,8 @@ class Spectrum:
         there is no null space the eigenvector of the smallest is free all the same, as in
         Adam-NSCL.
         """
-        if not factor >= 1:
-            raise ValueError(f"factor must be at least 1, got {factor}")
-        if not 0 <= floor < 1:
-            raise ValueError(f"floor must lie in [0, 1), got {floor}")
+        at_least(1, factor=factor)
+        within("[0, 1)", floor=floor)
         smallest = max(self.values[-1].item(), floor * self.values[0].item())
         return self._without(int((self.values > factor * smallest).sum()))
 
@@ -162,16 +162,14 @@ class Spectrum:
 
         A sum that misses it by the share `ROUNDING` holds it.
         """
-        if not 0 <= energy <= 1:
-            raise ValueError(f"energy must lie in [0, 1], got {energy}")
+        within("[0, 1]", energy=energy)
         held = self.values.cumsum(0)
         wanted = energy * held[-1]
         return self._without(int((held < wanted * (1 - ROUNDING)).sum()) + 1 if wanted > 0 else 0)
 
     def soft(self, strength: float = 0.1) -> Projector:
         """Eigenvectors shrink by s / (eigenvalue + s), s = `strength` times the mean eigenvalue."""
-        if not 0 < strength < math.inf:
-            raise ValueError(f"strength must be positive and finite, got {strength}")
+        positive_and_finite(strength=strength)
         level = strength * self.values.mean()
         if level == 0:
             return self._without(0)

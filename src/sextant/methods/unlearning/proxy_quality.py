@@ -19,6 +19,7 @@ from sextant.methods.unlearning.inversion_terms import (
 )
 from sextant.methods.unlearning.problem import Examples
 from sextant.methods.unlearning.wrong_labels import frozen
+from sextant.ranges import within
 
 
 def quality(model: nn.Module, inverted: Examples, batch_size: int = 256) -> dict[str, Any]:
@@ -88,8 +89,7 @@ def energy_capture(
     Raises:
         ValueError: for a share out of range, or other layers.
     """
-    if not 0 < share <= 1:
-        raise ValueError(f"share must lie in (0, 1], got {share}")
+    within("(0, 1]", share=share)
     if covariances_proxy.keys() != covariances_real.keys():
         unpaired = covariances_proxy.keys() ^ covariances_real.keys()
         raise ValueError(f"both must hold the same layers, got {sorted(unpaired)} in one alone")

@@ -22,6 +22,7 @@ from sextant.methods.unlearning.epochs import (
 from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.random_labels import label_loss
 from sextant.methods.unlearning.wrong_labels import random_other
+from sextant.ranges import within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,7 @@ class SalUn(Updates):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share}")
+        within("(0, 1]", share=self.share)
 
     @property
     def needs(self) -> Needs:

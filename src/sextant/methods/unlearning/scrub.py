@@ -22,6 +22,7 @@ from sextant.methods.unlearning.epochs import (
     working_copy,
 )
 from sextant.methods.unlearning.problem import Needs, Problem, Unlearned, Watch
+from sextant.ranges import positive
 
 Batch = tuple[Literal["forget", "retain"], Tensor, Tensor]
 
@@ -63,8 +64,7 @@ class Scrub(Updates):
         for name in ("ascents", "gamma", "alpha"):
             check_at_least(name, getattr(self, name), 0)
         check_at_least("forget_batch_size", self.forget_batch_size, 1)
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        positive(temperature=self.temperature)
 
     @own_training()
     def __call__(

@@ -17,6 +17,7 @@ from sextant.methods.unlearning.inversion_terms import batch_norm_layers
 from sextant.methods.unlearning.inverting import drawn_before, pixel_space
 from sextant.methods.unlearning.problem import Examples, Method, Problem, Unlearned
 from sextant.methods.unlearning.proxy_quality import batch_norm_ratio, energy_capture
+from sextant.ranges import at_least
 
 CHUNK = 500
 """Inputs answered at a time."""
@@ -54,8 +55,8 @@ class UnlearningStudent(nn.Module):
         images_from: str | None = "inverted",
     ) -> None:
         super().__init__()
-        if subset_each is not None and subset_each < 1:
-            raise ValueError(f"subset_each must be at least 1 or null, got {subset_each}")
+        if subset_each is not None:
+            at_least(1, subset_each=subset_each)
         self.method, self.subset_each = method, subset_each
         self.start, self.images_from = start, images_from
         self.model: nn.Module = nn.Identity()

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from sextant.methods.numerics import evaluating
 from sextant.methods.unlearning.problem import PixelSpace
+from sextant.ranges import at_least, within
 
 LabelRule = Literal["second_best", "fgsm_nearest", "random_other", "least_probable"]
 """Names of the rules, see the functions of these names."""
@@ -87,8 +88,7 @@ def random_other(labels: Tensor, classes: int, generator: torch.Generator) -> Te
     Raises:
         ValueError: for fewer than 2 classes, or labels outside of them.
     """
-    if classes < 2:
-        raise ValueError(f"classes must be at least 2, got {classes}")
+    at_least(2, classes=classes)
     _check_range(labels, classes)
     ahead = torch.randint(1, classes, labels.shape, generator=generator).to(labels)
     return (labels + ahead) % classes
@@ -116,8 +116,7 @@ def fgsm_nearest(
     Raises:
         ValueError, FloatingPointError: as `wrong_labels`, and for an epsilon out of range.
     """
-    if not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon must lie in (0, 1], got {epsilon}")
+    within("(0, 1]", epsilon=epsilon)
     if len(labels) != len(inputs) or not len(inputs):
         raise ValueError(
             f"labels must be as many as the inputs and at least one, got {len(labels)} labels "

@@ -15,6 +15,7 @@ from sextant.methods.attention.luna.piecewise import Table
 from sextant.methods.attention.luna.ratio import Ratio, with_ones
 from sextant.methods.attention.luna.streaming import State, causal, start
 from sextant.methods.attention.luna.sums import Read, Summarise
+from sextant.ranges import at_least, positive
 
 CHUNK = {"cpu": 1 << 15, "cuda": 1 << 20}
 """Numbers (batch x heads x tokens x projections) a piece of the recomputing form works on."""
@@ -85,10 +86,9 @@ class LunaAttention(Attention):
             raise ValueError(
                 f"features must be a positive multiple of the {channels} channels, got {features}"
             )
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if chunk is not None and chunk < 1:
-            raise ValueError(f"chunk must be at least 1 or None, got {chunk}")
+        positive(epsilon=epsilon)
+        if chunk is not None:
+            at_least(1, chunk=chunk)
         self.epsilon, self.chunk, self.recompute = epsilon, chunk, recompute
         self.feature_map = FeatureMap(
             head_dimension,

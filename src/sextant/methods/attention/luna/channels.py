@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sextant.ranges import at_least
+
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 Fixed = Literal["cosine_sine", "cosine", "exponential"]
 
@@ -55,9 +57,7 @@ class LearnedChannels(nn.Module):
         learn: bool = True,
     ) -> None:
         super().__init__()
-        for name, size in {"channels": channels, "hidden": hidden}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, channels=channels, hidden=hidden)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {sorted(ACTIVATIONS)}, got {activation!r}")
         self.channels, self.hidden, self.separate = channels, hidden, separate

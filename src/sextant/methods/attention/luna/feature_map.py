@@ -18,6 +18,7 @@ from sextant.methods.attention.luna.channels import (
 )
 from sextant.methods.attention.luna.piecewise import Table, evaluate, tabulate
 from sextant.methods.numerics import widened
+from sextant.ranges import at_least
 
 Nonnegative = Literal["relu", "softplus", "exp", "none"]
 Envelope = Literal["none", "softplus", "expnorm"]
@@ -87,9 +88,7 @@ class FeatureMap(nn.Module):
         input_scale: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, size in {"dimension": dimension, "projections": projections}.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
+        at_least(1, dimension=dimension, projections=projections)
         if nonnegative not in ("relu", "softplus", "exp", "none"):
             raise ValueError(
                 f"nonnegative must be 'relu', 'softplus', 'exp' or 'none', got {nonnegative!r}"

@@ -8,6 +8,7 @@ import torch
 
 from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.performer import orthogonal_gaussian
+from sextant.ranges import positive
 
 
 class RandomFeatures(LunaAttention):
@@ -80,8 +81,7 @@ def random_fourier(
     Raises:
         ValueError: as `LunaAttention`, or for a sigma that is not positive.
     """
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
+    positive(sigma=sigma)
     return RandomFeatures(
         heads,
         head_dimension,

@@ -11,6 +11,7 @@ from torch import Tensor
 from sextant.methods.attention.base import masked
 from sextant.methods.attention.luna.ratio import with_ones
 from sextant.methods.numerics import widened
+from sextant.ranges import at_least
 
 
 class State(NamedTuple):
@@ -56,8 +57,7 @@ def causal(
     count = queries.shape[2]
     if keys.shape[2] != count:
         raise ValueError(f"keys must be as many as the queries ({count}), got {keys.shape[2]}")
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    at_least(1, chunk=chunk)
     if state.summary.shape[:2] != queries.shape[:2] or state.summary.shape[3] != values.shape[3]:
         raise ValueError(
             "state must have the batch, heads and value width of the tokens "

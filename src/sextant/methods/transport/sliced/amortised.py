@@ -19,6 +19,7 @@ from sextant.methods.backbones.training import (
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.slicers import ConditionedSlicer, hard_plan
 from sextant.methods.transport.sliced.training import adamw, check_weight_decay, seconds_now
+from sextant.ranges import at_least, positive
 
 Context = Literal["mean", "target"]
 """Whose code a pair's context is: the mean of both clouds' codes, or the target's alone."""
@@ -72,10 +73,9 @@ class AmortisedSlicer(pl.LightningModule):
         super().__init__()
         check_schedule(learning_rate, steps)
         check_weight_decay(weight_decay)
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip must be positive or null, got {gradient_clip}")
-        if inner_steps < 1:
-            raise ValueError(f"inner_steps must be at least 1, got {inner_steps}")
+        if gradient_clip is not None:
+            positive(gradient_clip=gradient_clip)
+        at_least(1, inner_steps=inner_steps)
         if context not in (None, "mean", "target"):
             raise ValueError(f"context must be null, 'mean' or 'target', got {context!r}")
         if context is None and getattr(slicer, "context_width", 0):

@@ -25,6 +25,7 @@ from sextant.methods.transport.exact import monotone
 from sextant.methods.transport.ground import Cost, known_cost
 from sextant.methods.transport.pairs import Pairs, in_batch_order
 from sextant.methods.transport.sliced.directions import min_sliced, random_directions
+from sextant.ranges import at_least, positive
 
 
 class MinSlicedPairs(Coupling):
@@ -41,8 +42,7 @@ class MinSlicedPairs(Coupling):
     """
 
     def __init__(self, cost: Cost = "sqeuclidean", directions: int = 50) -> None:
-        if directions < 1:
-            raise ValueError(f"directions must be at least 1, got {directions}")
+        at_least(1, directions=directions)
         self.cost, self.directions = known_cost(cost), directions
 
     @torch.no_grad()
@@ -91,13 +91,11 @@ class LearnedSlicePairs(Coupling):
         learning_rate: float = 1e-3,
         gradient_clip: float | None = 1.0,
     ) -> None:
-        if pretraining_steps < 1:
-            raise ValueError(f"pretraining_steps must be at least 1, got {pretraining_steps}")
+        at_least(1, pretraining_steps=pretraining_steps)
         check_schedule(learning_rate, pretraining_steps)
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if gradient_clip is not None and not gradient_clip > 0:
-            raise ValueError(f"gradient_clip must be positive or null, got {gradient_clip}")
+        at_least(1, batch_size=batch_size)
+        if gradient_clip is not None:
+            positive(gradient_clip=gradient_clip)
         self.slicer, self.objective = slicer, objective
         self.pretraining_steps, self.batch_size = pretraining_steps, batch_size
         self.learning_rate, self.gradient_clip = learning_rate, gradient_clip

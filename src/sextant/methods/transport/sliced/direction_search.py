@@ -20,6 +20,7 @@ from sextant.methods.transport.sliced.directions import (
     min_sliced,
     random_directions,
 )
+from sextant.ranges import at_least, not_negative, positive
 
 Optimiser = Literal["sgd", "adam"]
 
@@ -116,12 +117,9 @@ def smooth_min_sliced(
         TypeError, ValueError: as `min_sliced`, for clouds of unequal size, and for settings outside
             these ranges.
     """
-    if copies < 1:
-        raise ValueError(f"copies must be at least 1, got {copies}")
-    if not noise >= 0:
-        raise ValueError(f"noise must not be negative, got {noise}")
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    at_least(1, copies=copies)
+    not_negative(noise=noise)
+    positive(learning_rate=learning_rate)
     if optimiser not in get_args(Optimiser):
         raise ValueError(f"optimiser must be 'sgd' or 'adam', got {optimiser!r}")
     source, target = (trainable(widened(points.detach())) for points in (source, target))
@@ -170,10 +168,8 @@ def annealed_min_sliced(
     Raises:
         TypeError, ValueError: as `min_sliced`, and for settings outside these ranges.
     """
-    if not step_size > 0:
-        raise ValueError(f"step_size must be positive, got {step_size}")
-    if not temperature >= 0:
-        raise ValueError(f"temperature must not be negative, got {temperature}")
+    positive(step_size=step_size)
+    not_negative(temperature=temperature)
     source, target = widened(source.detach()), widened(target.detach())
     walk = _Walk(source, target, cost, _start(source, start, generator), steps)
     direction, current = walk.best, walk.curve[0]
@@ -221,8 +217,7 @@ class _Walk:
     def __init__(
         self, source: Tensor, target: Tensor, cost: Cost, start: Tensor, steps: int
     ) -> None:
-        if steps < 0:
-            raise ValueError(f"steps must not be negative, got {steps}")
+        not_negative(steps=steps)
         self.source, self.target, self.cost = source, target, cost
         self.clouds = SlicedClouds(source, target, cost)
         self.curve: list[float] = []

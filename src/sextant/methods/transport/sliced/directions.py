@@ -18,6 +18,7 @@ from sextant.methods.numerics import divided, outside_autocast, unit, widened
 from sextant.methods.transport.ground import Cost, known_cost
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.lifted import RankCoupling, descending_order, uniform_ranks
+from sextant.ranges import at_least
 
 CHUNK_SCORES = 2**21
 """Scores of a cloud that are sorted at a time, whatever the number of directions."""
@@ -46,9 +47,7 @@ def random_directions(count: int, dimension: int, generator: torch.Generator) ->
     Raises:
         ValueError: for a count or dimension below 1.
     """
-    for name, value in (("count", count), ("dimension", dimension)):
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+    at_least(1, count=count, dimension=dimension)
     normal = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
     return normal / torch.linalg.vector_norm(normal, dim=1, keepdim=True)
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sextant.ranges import positive
+
 LONGEST_GAP = 80.0
 """Neighbours further apart, in temperatures, are brought this close: half of it leaves e^-40, which
 is below the rounding of float64 next to 1, and above the smallest float32."""
@@ -47,8 +49,7 @@ def check_scores(scores: Tensor, temperature: float) -> None:
         raise TypeError(f"scores must be a tensor of floating-point numbers, got {found}")
     if scores.ndim < 1 or scores.shape[-1] < 1:
         raise ValueError(f"scores must have shape (..., n) with n >= 1, got {tuple(scores.shape)}")
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    positive(temperature=temperature)
 
 
 def solve_sorted(points: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,6 +33,7 @@ from sextant.methods.transport.sliced.soft_permutation import (
     threshold_slopes,
     working_dtype,
 )
+from sextant.ranges import positive
 
 Sort = Literal["lapsum", "softsort"]
 """How scores are sorted softly: by the Laplace sums of min-STP, or by SoftSort (an ablation)."""
@@ -303,8 +304,7 @@ def two_pass_loss(
     check_clouds(source_scores, target_scores, source, target)
     known_cost(cost)
     known_sort(sort)
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
+    positive(temperature=temperature)
     source_scores, target_scores = widened(source_scores), widened(target_scores)
     source, target = widened(source), widened(target)
     if standardize:

@@ -32,6 +32,7 @@ from sextant.methods.transport.sliced.directions import (
     random_directions,
     sliced_costs,
 )
+from sextant.ranges import at_least, positive
 
 
 class Matching:
@@ -120,12 +121,10 @@ class SinkhornMatching(Matching):
         iterations: int = 1000,
         tolerance: float | None = 1e-3,
     ) -> None:
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if iterations < 1:
-            raise ValueError(f"iterations must be at least 1, got {iterations}")
-        if tolerance is not None and not tolerance > 0:
-            raise ValueError(f"tolerance must be positive or None, got {tolerance}")
+        positive(epsilon=epsilon)
+        at_least(1, iterations=iterations)
+        if tolerance is not None:
+            positive(tolerance=tolerance)
         self.cost, self.epsilon = known_cost(cost), epsilon
         self.most_iterations, self.tolerance = iterations, tolerance
 
@@ -335,6 +334,5 @@ def _sparse(plan: Tensor) -> SparsePlan:
 
 
 def _positive(directions: int) -> int:
-    if directions < 1:
-        raise ValueError(f"directions must be at least 1, got {directions}")
+    at_least(1, directions=directions)
     return directions

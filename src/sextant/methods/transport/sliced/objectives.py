@@ -22,6 +22,7 @@ from sextant.methods.transport.sliced.losses import (
     known_sort,
     two_pass_loss,
 )
+from sextant.ranges import at_least, positive
 
 
 class SoftPermutation:
@@ -46,8 +47,7 @@ class SoftPermutation:
         both_soft: bool = False,
         sort: Sort = "lapsum",
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        positive(temperature=temperature)
         self.cost = known_cost(cost)
         self.temperature, self.standardize = temperature, standardize
         self.both_soft, self.sort = both_soft, known_sort(sort)
@@ -128,10 +128,8 @@ class Stein:
     """
 
     def __init__(self, cost: Cost = "euclidean", epsilon: float = 0.05, samples: int = 10) -> None:
-        if not epsilon > 0:
-            raise ValueError(f"epsilon must be positive, got {epsilon}")
-        if samples < 1:
-            raise ValueError(f"samples must be at least 1, got {samples}")
+        positive(epsilon=epsilon)
+        at_least(1, samples=samples)
         self.cost, self.epsilon, self.samples = known_cost(cost), epsilon, samples
 
     def __call__(

@@ -28,6 +28,7 @@ from sextant.methods.transport.sliced.training import (
     check_weight_decay,
     seconds_now,
 )
+from sextant.ranges import at_least, within
 
 
 class SequenceSlicer(pl.LightningModule):
@@ -93,12 +94,8 @@ class SequenceSlicer(pl.LightningModule):
         check_schedule(learning_rate, iterations_each)
         check_weight_decay(weight_decay)
         check_keep(keep)
-        sizes = {"problems": problems, "evaluate_every": evaluate_every, "decay_every": decay_every}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1, got {size}")
-        if not 0 < decay <= 1:
-            raise ValueError(f"decay must lie in (0, 1], got {decay}")
+        at_least(1, problems=problems, evaluate_every=evaluate_every, decay_every=decay_every)
+        within("(0, 1]", decay=decay)
         at = tuple(at)
         if not at or sorted(set(at)) != list(at) or at[0] < 0 or at[-1] != iterations_each:
             raise ValueError(

@@ -17,6 +17,7 @@ from sextant.methods.backbones.set_transformer import SetTransformer
 from sextant.methods.numerics import evaluating, outside_autocast
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.lifted import lifted_plan
+from sextant.ranges import at_least
 
 
 class Slicer(nn.Module):
@@ -32,8 +33,7 @@ class Slicer(nn.Module):
 
     def __init__(self, dimension: int, context_width: int = 0) -> None:
         super().__init__()
-        if dimension < 1:
-            raise ValueError(f"dimension must be at least 1, got {dimension}")
+        at_least(1, dimension=dimension)
         if context_width < 0:
             raise ValueError(f"context_width must be 0 (no context) or more, got {context_width}")
         self.dimension, self.context_width = dimension, context_width
@@ -196,8 +196,7 @@ class ConditionedSlicer(nn.Module):
 
     def __init__(self, slicer: nn.Module, code_width: int, context_width: int = 3) -> None:
         super().__init__()
-        if code_width < 1:
-            raise ValueError(f"code_width must be at least 1, got {code_width}")
+        at_least(1, code_width=code_width)
         taken = getattr(slicer, "context_width", context_width)
         if taken != context_width or context_width < 1:
             raise ValueError(
