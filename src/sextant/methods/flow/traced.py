@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sextant.contracts import Parent, Streams
 from sextant.methods.flow import module
 from sextant.methods.flow.module import FlowModule
-from sextant.methods.flow.objectives import Objective
+from sextant.methods.signatures import passes_on_to
 from sextant.methods.transport.pairs import take_pairs
 from sextant.methods.transport.sliced.training import seconds_now
 from sextant.ranges import at_least
 
 
+@passes_on_to(FlowModule)
 class TracedFlow(FlowModule):
     """A `FlowModule` with the same training, a stopwatch on its coupling and an open velocity.
 
@@ -30,8 +31,7 @@ class TracedFlow(FlowModule):
     batches come from `data.draw_batch(step)`, so a resumed run deals the same hands.
 
     Args:
-        network, objective, coupling, learning_rate, steps, ema_decay, gradient_clip: see
-            `FlowModule`.
+        parts, settings: of `FlowModule`.
         big_batch: batches that are paired together.
 
     Raises:
@@ -42,18 +42,11 @@ class TracedFlow(FlowModule):
 
     def __init__(
         self,
-        network: nn.Module,
-        objective: Objective,
-        coupling: Any,
-        learning_rate: float,
-        steps: int,
-        ema_decay: float = 0.99,
-        gradient_clip: float | None = 10.0,
+        *parts: Any,
         big_batch: int = 1,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            network, objective, coupling, learning_rate, steps, ema_decay, gradient_clip
-        )
+        super().__init__(*parts, **settings)
         at_least(1, big_batch=big_batch)
         self.big_batch = big_batch
         self.register_buffer("coupling_seconds", torch.zeros((), dtype=torch.float64))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from sextant.methods.attention.base import Attention, masked
-from sextant.methods.attention.luna.channels import Activation, Fixed
-from sextant.methods.attention.luna.feature_map import Envelope, FeatureMap, Nonnegative
+from sextant.methods.attention.luna.feature_map import FeatureMap
 from sextant.methods.attention.luna.piecewise import Table
 from sextant.methods.attention.luna.ratio import Ratio, with_ones
 from sextant.methods.attention.luna.streaming import State, causal, start
 from sextant.methods.attention.luna.sums import Read, Summarise
+from sextant.methods.signatures import passes_on_to
 from sextant.ranges import at_least, positive
 
 CHUNK = {"cpu": 1 << 15, "cuda": 1 << 20}
@@ -25,6 +25,7 @@ TOKENS_PER_KNOT = 5
 """Tokens a head from which sums without features, whose tables grow with the knots, are faster."""
 
 
+@passes_on_to(FeatureMap)
 class LunaAttention(Attention):
     """phi(q) S / max(phi(q) z, epsilon) with S = phi(K)^T V, z = phi(K)^T 1 and a learned phi.
 
@@ -49,6 +50,7 @@ class LunaAttention(Attention):
             absolute value, with the sign kept.
         chunk: numbers a piece works on; None chooses for the device.
         recompute: False keeps all features of the pieces for the backward pass.
+        settings: hidden and what follows it in `FeatureMap`.
 
     Raises:
         ValueError: as `FeatureMap`, or for features that are no multiple of the channels, an
@@ -62,26 +64,15 @@ class LunaAttention(Attention):
         length: int | None = None,
         features: int = 128,
         channels: int = 8,
-        hidden: int = 64,
-        separate: bool = False,
-        activation: Activation = "relu",
-        nonnegative: Nonnegative = "relu",
-        cap: float | None = None,
-        envelope: Envelope = "none",
-        learn_projection: bool = True,
-        learn_channels: bool = True,
-        bias: bool = True,
-        output_bias: float | None = None,
-        functions: Literal["learned"] | Fixed = "learned",
-        orthogonal: bool = False,
-        scale: float | None = None,
-        input_scale: float = 1.0,
         epsilon: float = 1e-6,
         chunk: int | None = None,
         recompute: bool = True,
+        **settings: Any,
     ) -> None:
         super().__init__(heads, head_dimension, length)
-        channels = {"learned": channels, "cosine_sine": 2}.get(functions, 1)
+        channels = {"learned": channels, "cosine_sine": 2}.get(
+            settings.get("functions", "learned"), 1
+        )
         if channels < 1 or features < 1 or features % channels:
             raise ValueError(
                 f"features must be a positive multiple of the {channels} channels, got {features}"
@@ -90,25 +81,7 @@ class LunaAttention(Attention):
         if chunk is not None:
             at_least(1, chunk=chunk)
         self.epsilon, self.chunk, self.recompute = epsilon, chunk, recompute
-        self.feature_map = FeatureMap(
-            head_dimension,
-            features // channels,
-            channels,
-            hidden=hidden,
-            separate=separate,
-            activation=activation,
-            nonnegative=nonnegative,
-            cap=cap,
-            envelope=envelope,
-            learn_projection=learn_projection,
-            learn_channels=learn_channels,
-            bias=bias,
-            output_bias=output_bias,
-            functions=functions,
-            orthogonal=orthogonal,
-            scale=scale,
-            input_scale=input_scale,
-        )
+        self.feature_map = FeatureMap(head_dimension, features // channels, channels, **settings)
 
     def attend(
         self, queries: Tensor, keys: Tensor, values: Tensor, key_mask: Tensor | None

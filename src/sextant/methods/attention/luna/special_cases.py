@@ -8,9 +8,11 @@ import torch
 
 from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.performer import orthogonal_gaussian
+from sextant.methods.signatures import passes_on_to
 from sextant.ranges import positive
 
 
+@passes_on_to(LunaAttention)
 class RandomFeatures(LunaAttention):
     """LUNA's template with projections that stay as they were drawn, and no bias.
 
