@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sextant.ranges import at_least
+from sextant.ranges import at_least, one_of
 from tasks.unlearning.measures import Answers, check_logits, log_probabilities
 
 Rule = Literal["logistic", "svm"]
@@ -133,8 +133,7 @@ def entropy_membership(
     Raises:
         ValueError: for an unknown rule.
     """
-    if rule not in get_args(Rule):
-        raise ValueError(f"rule must be one of {get_args(Rule)}, got {rule!r}")
+    one_of(Rule, rule=rule)
     from sklearn.linear_model import LogisticRegression
     from sklearn.svm import SVC
 

@@ -29,6 +29,13 @@ def widened(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
+def check_floating(value: object, name: str) -> None:
+    """Raises a TypeError for anything but a tensor of floating-point numbers."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        found = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+
+
 def check_not_half(module: object, name: str) -> None:
     """Raises a TypeError for a network whose weights are in half precision; other callables pass.
 

@@ -88,7 +88,6 @@ def test_features_are_chosen_by_it(seed, monkeypatch):
     found = select(responses, features)
     assert found == chosen_one_at_a_time(responses, features)
     assert found[0] == 4
-    assert select(responses, features, most=1) == [4]
     monkeypatch.setattr("sextant.methods.unlearning.conditional_dependence.PAIRS", 1)
     assert select(responses, features) == found
 
@@ -115,7 +114,6 @@ def test_what_does_not_vary_is_not_chosen():
         (lambda: conditional_dependence(torch.rand(4), torch.rand(3, 1)), r"features must be \(4,"),
         (lambda: conditional_dependence(torch.ones(4), torch.rand(4, 1)), "must vary beyond"),
         (lambda: select(torch.rand(4), torch.rand(4)), "features must be"),
-        (lambda: select(torch.rand(4), torch.rand(4, 2), most=0), "most must be at least 1"),
     ],
 )
 def test_mistakes_are_named(call, sentence):

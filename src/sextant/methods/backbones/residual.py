@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sextant.methods.backbones.all_cnn import check_images
-from sextant.ranges import at_least
+from sextant.ranges import at_least, one_of
 
 Stem = Literal["cifar", "imagenet"]
 
@@ -36,8 +36,7 @@ class ResNet18(nn.Module):
         super().__init__()
         at_least(2, classes=classes)
         at_least(1, channels=channels, width=width)
-        if stem not in get_args(Stem):
-            raise ValueError(f"stem must be one of {get_args(Stem)}, got {stem!r}")
+        one_of(Stem, stem=stem)
         self.channels, self.width = channels, 8 * width
         large = stem == "imagenet"
         kernel, stride = (7, 2) if large else (3, 1)

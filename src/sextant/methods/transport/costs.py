@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sextant.methods.numerics import divided, outside_autocast, unit, widened
+from sextant.methods.numerics import check_floating, divided, outside_autocast, unit, widened
 
 
 def flat_cloud(points: Tensor, name: str) -> Tensor:
@@ -15,9 +15,7 @@ def flat_cloud(points: Tensor, name: str) -> Tensor:
         TypeError: for anything but a tensor of floating-point numbers.
         ValueError: for a cloud without points or coordinates, or with NaN or infinite coordinates.
     """
-    if not isinstance(points, Tensor) or not points.is_floating_point():
-        found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+    check_floating(points, name)
     if points.ndim < 2 or points.numel() == 0:
         shape = tuple(points.shape)
         raise ValueError(f"{name} must have shape (n, *shape) with n >= 1, got {shape}")

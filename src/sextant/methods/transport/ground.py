@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sextant.methods.numerics import outside_autocast, widened
+from sextant.methods.numerics import check_floating, outside_autocast, widened
 
 Cost = Literal["euclidean", "sqeuclidean"]
 """How two points are compared: the distance (min-STP) or its square (min-SWGG, DGSWP, flows)."""
@@ -30,9 +30,7 @@ def known_cost(cost: str) -> Cost:
 
 def _checked(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     for name, points in (("source", source), ("target", target)):
-        if not isinstance(points, Tensor) or not points.is_floating_point():
-            found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-            raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+        check_floating(points, name)
         if points.ndim < 2:
             shape = tuple(points.shape)
             raise ValueError(f"{name} must have shape (..., points, d), got {shape}")

@@ -10,13 +10,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sextant.ranges import at_least
-
 PAIRS = 1 << 25
 """Distances that are held at a time."""
 
 
-def conditional_dependence(responses: Tensor, features: Tensor, given: Tensor | None = None):
+def conditional_dependence(
+    responses: Tensor, features: Tensor, given: Tensor | None = None
+) -> float:
     """T_n(Y, Z | X) of a sample, or T_n(Y, Z) with nothing given; near 0 it can be negative.
 
     Distances are Euclidean in the units of the columns. Nearest neighbours that are equally near
@@ -48,7 +48,7 @@ def conditional_dependence(responses: Tensor, features: Tensor, given: Tensor | 
     return float(numerator / denominator)
 
 
-def select(responses: Tensor, features: Tensor, most: int | None = None) -> list[int]:
+def select(responses: Tensor, features: Tensor) -> list[int]:
     """FOCI: features in the order in which each says most of the responses beyond those before it.
 
     Columns are standardised first, constant ones are never chosen. The first is the one with the
@@ -58,13 +58,12 @@ def select(responses: Tensor, features: Tensor, most: int | None = None) -> list
     Args:
         responses: (n,).
         features: (n, p), p at least 1.
-        most: columns to choose at most, None for no limit.
 
     Returns:
         Numbers of columns; at least one, unless the responses or all columns are constant.
 
     Raises:
-        ValueError: for fewer than 3 rows, features that are no matrix of as many, or most below 1.
+        ValueError: for fewer than 3 rows, or features that are no matrix of as many.
     """
     rows = len(responses)
     if rows < 3 or features.ndim != 2 or len(features) != rows:
@@ -72,14 +71,12 @@ def select(responses: Tensor, features: Tensor, most: int | None = None) -> list
             "features must be (n, columns) with n responses, at least 3, "
             f"got {tuple(features.shape)} and {rows}"
         )
-    if most is not None:
-        at_least(1, most=most)
     deviation = features.std(0)
     open_ = deviation > 0
     columns = (features - features.mean(0)) / deviation.where(open_, torch.ones_like(deviation))
     ranks, chosen = _ranks(responses), []
     known: Tensor | None = None
-    while open_.any() and len(chosen) < (most or len(deviation)):
+    while open_.any():
         left = open_.nonzero()[:, 0]
         neighbours = torch.cat(
             [

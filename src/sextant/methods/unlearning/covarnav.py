@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ from sextant.methods.unlearning.problem import (
 from sextant.methods.unlearning.projected import Place, ProjectedStep
 from sextant.methods.unlearning.projectors import Projector, Rule, Spectrum, weight_matrix
 from sextant.methods.unlearning.wrong_labels import LabelRule, wrong_labels
-from sextant.ranges import positive_and_finite, within
+from sextant.ranges import one_of, positive_and_finite, within
 
 Objective = Literal["wrong_labels", "ascent"]
 """Training towards wrong labels, or away from the true ones without a bound."""
@@ -141,10 +141,7 @@ class CovarNav:
             ("label_rule", LabelRule),
             ("optimizer", Optimizer),
         ):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}"
-                )
+            one_of(known, **{name: getattr(self, name)})
 
     @property
     def needs(self) -> Needs:

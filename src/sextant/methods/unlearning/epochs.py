@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from sextant.methods.unlearning.problem import (
     Watch,
     forget_accuracy,
 )
-from sextant.ranges import positive_and_finite, within
+from sextant.ranges import one_of, positive_and_finite, within
 
 Optimizer = Literal["sgd", "adam"]
 BatchNormMode = Literal["train", "eval"]
@@ -68,15 +68,12 @@ class Updates:
         positive_and_finite(rate=self.rate)
         for name in ("epochs", "batch_size"):
             check_at_least(name, getattr(self, name), 1)
-        for name, choices in (
+        for name, known in (
             ("optimizer", Optimizer),
             ("batch_norm", BatchNormMode),
             ("decay", Decay),
         ):
-            if getattr(self, name) not in get_args(choices):
-                raise ValueError(
-                    f"{name} must be one of {get_args(choices)}, got {getattr(self, name)!r}"
-                )
+            one_of(known, **{name: getattr(self, name)})
         within("[0, 1)", momentum=self.momentum)
         check_at_least("weight_decay", self.weight_decay, 0)
         check_share("stop_at", self.stop_at)

@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ from sextant.methods.unlearning.problem import Examples, PixelSpace
 from sextant.methods.unlearning.progress import progress_bar
 from sextant.methods.unlearning.proxy_quality import quality
 from sextant.methods.unlearning.wrong_labels import frozen
-from sextant.ranges import positive_and_finite
+from sextant.ranges import one_of, positive_and_finite
 
 Start = Literal["uniform", "normal"]
 """Pixels uniform in [0, 1], or inputs of a standard normal law, clamped to what pixels can be."""
@@ -116,10 +116,7 @@ class Inversion:
         positive_and_finite(rate=self.rate)
         check_share("least_accuracy", self.least_accuracy)
         for name, known in (("start", Start), ("schedule", Schedule), ("on_poor", OnPoor)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(
-                    f"{name} must be one of {get_args(known)}, got {getattr(self, name)!r}"
-                )
+            one_of(known, **{name: getattr(self, name)})
 
     @classmethod
     def brainwash(cls, **settings: Any) -> Inversion:

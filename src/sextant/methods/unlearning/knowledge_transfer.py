@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from sextant.methods.unlearning.epochs import (
     set_training,
 )
 from sextant.methods.unlearning.problem import Needs, PixelSpace, Problem, Unlearned, Watch
+from sextant.ranges import one_of
 
 FEWEST = 2
 """Images below which a step is skipped: batch normalisation needs two."""
@@ -110,10 +111,7 @@ class GatedKnowledgeTransfer:
         for name in ("rate", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
-        if self.batch_norm not in get_args(BatchNormMode):
-            raise ValueError(
-                f"batch_norm must be one of {get_args(BatchNormMode)}, got {self.batch_norm!r}"
-            )
+        one_of(BatchNormMode, batch_norm=self.batch_norm)
 
     @property
     def epochs(self) -> int:

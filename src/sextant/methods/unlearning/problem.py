@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sextant.contracts import Streams
 from sextant.methods.numerics import evaluating, trainable
-from sextant.ranges import at_least
+from sextant.ranges import at_least, one_of
 
 Retain = Literal["none", "subset", "all"]
 Watch = Callable[[int, nn.Module], Mapping[str, float]]
@@ -112,8 +112,7 @@ class Needs:
     fresh: bool = False
 
     def __post_init__(self) -> None:
-        if self.retain not in get_args(Retain):
-            raise ValueError(f"retain must be one of {get_args(Retain)}, got {self.retain!r}")
+        one_of(Retain, retain=self.retain)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ loss, by conditional dependence, are the ones that a Newton step moves.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from sextant.methods.unlearning.conditional_dependence import select
 from sextant.methods.unlearning.epochs import Seconds, check_at_least, device_of, working_copy
 from sextant.methods.unlearning.problem import Examples, Needs, Problem, Unlearned, Watch
 from sextant.methods.unlearning.progress import progress_bar
+from sextant.ranges import positive_and_finite
 
 CHUNK = 32
 """Examples whose own gradients are taken together."""
@@ -36,27 +36,25 @@ Slices = list[tuple[str, int]]
 class SelectiveNewton:
     """Removes examples by Newton steps on the outputs that matter to them, and on these alone.
 
-    For each group of examples: `perturbations` times Gaussian noise joins its inputs; the mean
+    For each example: `perturbations` times Gaussian noise joins its inputs; the mean
     activation of every output of every convolution and linear layer stands against the loss, and
     FOCI selects outputs (`conditional_dependence.select`). With P the weights and biases of these
     outputs, the update of Sekhari et al. (NeurIPS 2021) restricted to P is made,
 
-        theta_P += (C_P + damping I)^-1 sum of gradients of the group's losses / kept,
+        theta_P += (C_P + damping I)^-1 gradient of the example's loss / kept,
 
     where kept counts the examples that stay. C_P, the curvature of what stays, is the mean of outer
     products of gradients of some retained examples at the given model; the authors' code has the
     outer product of a difference of training gradients, which a trained model does not come with.
     Their noise for certified removal is left out: its size assumes a strongly convex loss.
 
-    The network stays in evaluation mode; whatever is selected by no group is bit for bit as before.
-    Cost of a group: `perturbations` forward passes and FOCI; in all, one backward pass for each of
-    `curvature` examples, whose gradients are held (curvature x parameters floats).
+    The network stays in evaluation mode; what no example selects is bit for bit as before.
+    Cost of an example: `perturbations` forward passes and FOCI; in all, one backward pass for each
+    of `curvature` examples, whose gradients are held (curvature x parameters floats).
 
     Args:
-        group: examples removed together; the authors take one by one.
         perturbations: disturbed copies, at least 3; theirs are 1,000.
         noise: standard deviation of the disturbance, in units of the inputs.
-        most: outputs selected for a group at most, None for no limit.
         damping: positive; theirs is 0.01 for CIFAR-10.
         curvature: retained examples for C_P, evenly spread, at least 1.
         progress: shows a bar after two seconds; None shows it where a person watches.
@@ -65,23 +63,17 @@ class SelectiveNewton:
         ValueError: for a setting out of range.
     """
 
-    group: int = 1
     perturbations: int = 1000
     noise: float = 0.1
-    most: int | None = None
     damping: float = 0.01
     curvature: int = 256
     progress: bool | None = None
     needs: ClassVar[Needs] = Needs(retain="all")
 
     def __post_init__(self) -> None:
-        for name, least in (("group", 1), ("perturbations", 3), ("curvature", 1)):
-            check_at_least(name, getattr(self, name), least)
-        if self.most is not None:
-            check_at_least("most", self.most, 1)
-        for name in ("noise", "damping"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)}")
+        check_at_least("perturbations", self.perturbations, 3)
+        check_at_least("curvature", self.curvature, 1)
+        positive_and_finite(noise=self.noise, damping=self.damping)
 
     @own_training()
     def __call__(
@@ -90,7 +82,7 @@ class SelectiveNewton:
         """See `problem.Method`.
 
         Raises:
-            FloatingPointError: when weights are not finite after a group.
+            FloatingPointError: when weights are not finite after a removal.
         """
         device, seconds = device_of(model), Seconds()
         student = working_copy(model).eval()
@@ -104,46 +96,43 @@ class SelectiveNewton:
         generator = streams.generator("selective_newton/noise")
         order = streams.generator("selective_newton/order")
         moved: Counter[tuple[str, int]] = Counter()
-        groups = math.ceil(len(forget) / self.group)
-        with seconds.part("updates"), progress_bar(groups, "removing", self.progress) as advance:
-            for batch in forget.batches(self.group, order):
-                group = Examples(*batch)
-                slices = self.relevant(student, group, generator)
-                self._remove(student, group, slices, gradients, len(retain))
+        count = len(forget)
+        with seconds.part("updates"), progress_bar(count, "removing", self.progress) as advance:
+            for batch in forget.batches(1, order):
+                example = Examples(*batch)
+                slices = self.relevant(student, example, generator)
+                self._remove(student, example, slices, gradients, len(retain))
                 moved.update(slices)
                 advance(1)
         entry = {"epoch": 1.0} | dict({} if watch is None else watch(1, student))
         report = {
-            "groups": groups,
+            "examples": count,
             "selected_outputs": len(moved),
             "outputs": sum(layer.weight.shape[0] for _, layer in sliced_layers(student)),
-            "outputs_a_group": moved.total() / groups,
+            "outputs_an_example": moved.total() / count,
         }
         return Unlearned(student.eval(), dict(seconds), report, [entry])
 
     @torch.no_grad()
-    def relevant(self, model: nn.Module, group: Examples, generator: torch.Generator) -> Slices:
-        """The outputs that say most of the group's loss when its inputs are disturbed.
+    def relevant(self, model: nn.Module, example: Examples, generator: torch.Generator) -> Slices:
+        """The outputs that say most of an example's loss when its inputs are disturbed.
 
         Args:
             model: in evaluation mode.
-            group: examples on the model's device.
+            example: one, on the model's device.
             generator: a CPU generator of the disturbance.
         """
         losses, seen = [], []
-        each = max(1, CHUNK * 8 // len(group))
-        shape = group.inputs.shape
+        shape = example.inputs.shape
         with _mean_outputs(model) as outputs:
-            for count in _pieces(self.perturbations, each):
+            for count in _pieces(self.perturbations, CHUNK * 8):
                 noise = self.noise * torch.randn(count, *shape, generator=generator)
-                inputs = (group.inputs[None] + noise.to(group.inputs)).flatten(0, 1)
+                inputs = (example.inputs[None] + noise.to(example.inputs)).flatten(0, 1)
                 logits = model(inputs)
-                loss = cross_entropy(logits, group.labels.repeat(count), reduction="none")
-                losses.append(loss.view(count, -1).mean(1))
-                seen.append(
-                    torch.cat([one.view(count, len(group), -1).mean(1) for one in outputs], 1)
-                )
-        chosen = select(torch.cat(losses), torch.cat(seen), self.most)
+                loss = cross_entropy(logits, example.labels.repeat(count), reduction="none")
+                losses.append(loss)
+                seen.append(torch.cat([one.view(count, -1) for one in outputs], 1))
+        chosen = select(torch.cat(losses), torch.cat(seen))
         names = [
             (name, place)
             for name, layer in sliced_layers(model)
@@ -154,13 +143,13 @@ class SelectiveNewton:
     def _remove(
         self,
         model: nn.Module,
-        group: Examples,
+        example: Examples,
         slices: Slices,
         gradients: dict[str, Tensor],
         kept: int,
     ) -> None:
         parameters = _sliced_parameters(model)
-        loss = cross_entropy(model(group.inputs), group.labels, reduction="sum")
+        loss = cross_entropy(model(example.inputs), example.labels, reduction="sum")
         own = dict(
             zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True)
         )
@@ -172,10 +161,10 @@ class SelectiveNewton:
         ]
         if not places:
             return
-        of_group = torch.cat([own[name][place].flatten() for name, place in places])
+        of_example = torch.cat([own[name][place].flatten() for name, place in places])
         rows = [gradients[name][:, place] for name, place in places]
         of_retained = torch.cat([row.reshape(len(row), -1) for row in rows], 1)
-        step = newton_step(of_group / kept, of_retained, self.damping)
+        step = newton_step(of_example / kept, of_retained, self.damping)
         with torch.no_grad():
             for name, place in places:
                 target = parameters[name][place]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from sextant.methods.numerics import divided, outside_autocast, unit, widened
+from sextant.methods.numerics import check_floating, divided, outside_autocast, unit, widened
 from sextant.methods.transport.ground import Cost, known_cost
 from sextant.methods.transport.plans import SparsePlan
 from sextant.methods.transport.sliced.lifted import RankCoupling, descending_order, uniform_ranks
@@ -210,9 +210,7 @@ class SlicedClouds:
 
 
 def _check(points: Tensor, name: str, source: Tensor) -> None:
-    if not isinstance(points, Tensor) or not points.is_floating_point():
-        found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+    check_floating(points, name)
     if points.ndim != 2 or points.numel() == 0 or points.shape[1] != source.shape[1]:
         raise ValueError(
             f"{name} must have shape (n, d) with n >= 1 and the d of the source, "

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import check_floating
 from sextant.ranges import positive
 
 LONGEST_GAP = 80.0
@@ -44,9 +45,7 @@ def check_scores(scores: Tensor, temperature: float) -> None:
         ValueError: for scores without a last dimension of at least 1, or a temperature that is not
             positive.
     """
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        found = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"scores must be a tensor of floating-point numbers, got {found}")
+    check_floating(scores, "scores")
     if scores.ndim < 1 or scores.shape[-1] < 1:
         raise ValueError(f"scores must have shape (..., n) with n >= 1, got {tuple(scores.shape)}")
     positive(temperature=temperature)

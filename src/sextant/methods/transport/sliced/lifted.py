@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sextant.methods.numerics import check_floating
 from sextant.methods.transport.plans import SparsePlan
 
 Ties = Literal["arbitrary", "split"]
@@ -124,9 +125,7 @@ def uniform_ranks(source_count: int, target_count: int, device: torch.device) ->
 
 
 def _checked_scores(scores: Tensor, name: str) -> Tensor:
-    if not isinstance(scores, Tensor) or not scores.is_floating_point():
-        found = scores.dtype if isinstance(scores, Tensor) else type(scores).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+    check_floating(scores, name)
     if scores.ndim != 1 or scores.numel() == 0:
         raise ValueError(f"{name} must be a vector with entries, got shape {tuple(scores.shape)}")
     if not torch.isfinite(scores).all():
@@ -138,9 +137,7 @@ def _amounts(weights: Tensor | None, name: str, order: Tensor) -> Tensor:
     """Weights in the order of scores, float64 (n,)."""
     if weights is None:
         return torch.ones(len(order), dtype=torch.float64, device=order.device)
-    if not isinstance(weights, Tensor) or not weights.is_floating_point():
-        found = weights.dtype if isinstance(weights, Tensor) else type(weights).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+    check_floating(weights, name)
     if weights.shape != order.shape:
         raise ValueError(
             f"{name} must have shape ({len(order)},), one a score, got {tuple(weights.shape)}"

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sextant.methods.numerics import divided, outside_autocast, unit, widened
+from sextant.methods.numerics import check_floating, divided, outside_autocast, unit, widened
 from sextant.methods.transport.ground import (
     DIFFERENCES_UP_TO,
     Cost,
@@ -73,9 +73,7 @@ def check_clouds(
         ValueError: for shapes that do not fit together.
     """
     for name, points in (("source", source), ("target", target)):
-        if not isinstance(points, Tensor) or not points.is_floating_point():
-            found = points.dtype if isinstance(points, Tensor) else type(points).__name__
-            raise TypeError(f"{name} must be a tensor of floating-point numbers, got {found}")
+        check_floating(points, name)
         if points.ndim != 3 or points.numel() == 0:
             raise ValueError(f"{name} must have shape (P, N, d), got {tuple(points.shape)}")
     if source.shape != target.shape:

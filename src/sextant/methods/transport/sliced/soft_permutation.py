@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sextant.methods.numerics import outside_autocast
+from sextant.methods.numerics import check_floating, outside_autocast
 from sextant.methods.transport.sliced.laplace import (
     Thresholds,
     check_scores,
@@ -294,9 +294,7 @@ def apply_soft_permutation(
         ValueError: as `check_scores`, or for values of another shape.
     """
     check_scores(scores, temperature)
-    if not isinstance(values, Tensor) or not values.is_floating_point():
-        found = values.dtype if isinstance(values, Tensor) else type(values).__name__
-        raise TypeError(f"values must be a tensor of floating-point numbers, got {found}")
+    check_floating(values, "values")
     if values.ndim != scores.ndim + 1 or values.shape[:-1] != scores.shape:
         raise ValueError(
             f"values must have shape {(*scores.shape, 'c')}, one row a score, "
