@@ -362,12 +362,17 @@ def test_little_is_kept_for_the_backward_pass(settings_):
 
 def test_diagnostics_name_the_smallest_denominator():
     attention = alive(output_bias=None)
-    queries, keys, _ = tokens()
+    queries, keys, _ = tokens(13, 13)
     mask = masks()
     weights = attention.feature_map(queries) @ attention.feature_map(keys).transpose(-1, -2)
     found = attention.diagnostics(queries, keys, mask)
-    smallest = (weights * mask[:, None, None]).sum(-1).min().item()
+    sums = (weights * mask[:, None, None]).sum(-1)
+    smallest = sums.masked_fill(~mask[:, None], torch.inf).min().item()
     assert found["smallest_denominator"] == pytest.approx(smallest, rel=1e-9)
+    # What stands in the masked rows does not matter.
+    wild = queries.masked_fill(~mask[:, None, :, None], 1e-9)
+    again = attention.diagnostics(wild, keys, mask)
+    assert again["smallest_denominator"] == pytest.approx(smallest, rel=1e-9)
     assert found["dead_channel_fraction"] == attention.feature_map.dead_channel_fraction()
     assert found["lipschitz"] > 0
 

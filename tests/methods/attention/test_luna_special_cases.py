@@ -93,9 +93,8 @@ def test_orthogonal_rows_have_the_mean_0_of_a_gaussian():
         return again.feature_map.projection.clone()
 
     assert average(drawn_anew).abs().max() < 0.1
-    # The map's own draw is documented as a start to learn from only, because it is not like that.
-    leaning = average(lambda: FeatureMap(8, 16, orthogonal=True, scale=1.0).projection)
-    assert leaning.abs().max() > 0.5
+    plain = average(lambda: FeatureMap(8, 16, orthogonal=True, scale=1.0).projection)
+    assert plain.abs().max() < 0.1
 
 
 def test_the_mean_of_many_orthogonal_estimates_is_the_kernel():

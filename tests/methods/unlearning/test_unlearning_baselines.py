@@ -42,7 +42,7 @@ METHODS = {
     "unsir": Unsir(noise=NOISE, repeats=1),
     "zero shot": ErrorMinimisingNoise(shape=(1, 8, 8), noise=NOISE, repeats=1),
     "unsc": NullSpaceCalibration(epochs=1),
-    "l-codec": SelectiveNewton(group=20, perturbations=20, curvature=20),
+    "l-codec": SelectiveNewton(perturbations=20, curvature=20),
 }
 BLIND = [name for name, method in METHODS.items() if method.needs.retain == "none"]
 

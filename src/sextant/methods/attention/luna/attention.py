@@ -14,6 +14,7 @@ from sextant.methods.attention.luna.piecewise import Table
 from sextant.methods.attention.luna.ratio import Ratio, with_ones
 from sextant.methods.attention.luna.streaming import State, causal, start
 from sextant.methods.attention.luna.sums import Read, Summarise
+from sextant.methods.attention.nystromformer import query_mask
 from sextant.methods.signatures import passes_on_to
 from sextant.ranges import at_least, positive
 
@@ -217,14 +218,19 @@ class LunaAttention(Attention):
     ) -> dict[str, float]:
         """What tells a map in trouble, at the cost of one call.
 
-        `dead_channel_fraction`; `smallest_denominator`, phi(q) z over all queries, before epsilon;
-        and the norms of `FeatureMap.norms`.
+        `dead_channel_fraction`; `smallest_denominator`, the least phi(q) z of a real query, before
+        epsilon, infinite where there is none; and the norms of `FeatureMap.norms`. Where queries
+        are as many as keys they are the same tokens, and the mask says which are real.
         """
         ones = keys.new_ones(*keys.shape[:3], 1)
         self.check(queries, keys, ones, key_mask)
         with torch.autocast(queries.device.type, enabled=False):
             total = masked(self.feature_map(keys), key_mask).sum(-2)
-            smallest = (self.feature_map(queries) @ total[..., None]).min().item()
+            denominators = (self.feature_map(queries) @ total[..., None])[..., 0]
+        real = query_mask(queries, key_mask)
+        if real is not None:
+            denominators = denominators.masked_fill(~real[:, None], torch.inf)
+        smallest = denominators.min().item()
         return {
             "dead_channel_fraction": self.feature_map.dead_channel_fraction(),
             "smallest_denominator": smallest,

@@ -17,6 +17,7 @@ from sextant.methods.attention.luna.channels import (
     hold,
 )
 from sextant.methods.attention.luna.piecewise import Table, evaluate, tabulate
+from sextant.methods.attention.performer import orthogonal_gaussian
 from sextant.methods.numerics import widened
 from sextant.ranges import at_least
 
@@ -52,9 +53,7 @@ class FeatureMap(nn.Module):
         bias: whether there is a b. It starts at 0, uniform in [0, 2 pi) for `cosine`.
         output_bias: what the last biases of the channel functions start at; None draws them.
         functions: learned, or the fixed `cosine_sine`, `cosine` or `exponential`.
-        orthogonal: draws w in blocks of d orthogonal rows, each as long as a Gaussian one. The
-            factors are as LAPACK leaves them, whose rows lean to one sign: a start to learn from,
-            not a draw to estimate a kernel with, for which `special_cases` draws its own.
+        orthogonal: draws w in blocks of d orthogonal rows, each of them Gaussian.
         scale: standard deviation of w's entries; None is d^(-1/2), as in the paper's code.
         input_scale: multiplies x first; d^(-1/4) for features of exp(q . k / sqrt(d)).
 
@@ -130,15 +129,8 @@ class FeatureMap(nn.Module):
 
     @torch.no_grad()
     def _draw(self) -> None:
-        rows = torch.randn(self.projections, self.dimension)
-        if self.orthogonal:
-            lengths = rows.norm(dim=1, keepdim=True)
-            blocks = [
-                torch.linalg.qr(torch.randn(self.dimension, self.dimension))[0]
-                for _ in range(0, self.projections, self.dimension)
-            ]
-            rows = torch.cat(blocks)[: self.projections] * lengths
-        self.projection.copy_(self.scale * rows)
+        draw = orthogonal_gaussian if self.orthogonal else torch.randn
+        self.projection.copy_(self.scale * draw(self.projections, self.dimension))
         if self.bias is not None:
             self.bias.zero_()
             if self.functions == "cosine":

@@ -17,8 +17,8 @@ class RandomFeatures(LunaAttention):
     """LUNA's template with projections that stay as they were drawn, and no bias.
 
     Random features as in Rahimi and Recht (2007) and arXiv 2009.14794. Every row of w is Gaussian,
-    so that features estimate their kernel without bias, orthogonal blocks included: those of
-    `FeatureMap` itself lean to one sign. They take the time and memory of `LunaAttention`.
+    so that features estimate their kernel without bias, orthogonal blocks included. They take the
+    time and memory of `LunaAttention`.
 
     Args:
         heads, head_dimension, length, features: as `LunaAttention`.
