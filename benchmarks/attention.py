@@ -38,7 +38,7 @@ from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.luna.feature_map import FeatureMap
 from sextant.methods.attention.luna.special_cases import RandomFeatures
 from sextant.runs.provenance import hardware
-from tasks.attention_cost.measuring import crossing
+from tasks.shared.measuring import crossing
 
 EPILOG = """
 One process, one CPU thread, float32, batch 1, 2 heads of 32, 128 features; forward and backward to

@@ -20,7 +20,7 @@ from torch.nn import functional
 from sextant.methods.attention.esp import ESPAttention
 from sextant.methods.attention.sinkhorn import SinkhornAttention
 from sextant.methods.transport.sliced import expected
-from tasks.attention_cost.measuring import both_passes, peak_bytes, times
+from tasks.shared.measuring import both_passes, peak_bytes, times
 
 HEADS, WIDTH = 2, 64
 LONGEST_DENSE = 500

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from tasks.attention_cost.measuring import crossing
 from tasks.shared.drawing import COLOURS, GREY, INK, WIDTH_INCHES, Run, chosen, seeds, write
+from tasks.shared.measuring import crossing
 
 HEIGHT_INCHES = 6.4
 SOFTMAX = "#c8553d"

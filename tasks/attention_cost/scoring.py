@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sextant.contracts import Examination, Parent, Score, Streams
 from sextant.ranges import positive
-from tasks.attention_cost import measuring
+from tasks.shared import measuring
 from tasks.shared.scoring import one_thread
 
 DEVICES = ("cpu", "cuda")

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from sextant.contracts import Parent, Streams
 from sextant.data import DataFolder, locate
-from tasks.generation.mnist import read_mnist
-from tasks.generation.stepwise import EpochOrder, StepwiseData
-from tasks.lra.cache import cached
-from tasks.unlearning.fashion import fashion_mnist
-from tasks.unlearning.pictures import Pictures, smaller
+from tasks.shared.cache import cached
+from tasks.shared.fashion import fashion_mnist
+from tasks.shared.mnist import read_mnist
+from tasks.shared.pictures import Pictures, smaller
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 
 PARTS = ("train", "validation", "test")
 SPLIT_SEED = 0
@@ -63,9 +63,9 @@ class PictureData(StepwiseData):
         """The parts, whole."""
         raise NotImplementedError
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the pictures and takes the share of the training part."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         folder = locate(self.name)
         self._fingerprint = folder.fingerprint
         self._parts = {

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from tasks.alignment.drawing import COLOURS, GREY, INK, WIDTH_INCHES, Run, chosen, seeds, write
+from tasks.shared.drawing import COLOURS, GREY, INK, WIDTH_INCHES, Run, chosen, seeds, write
 
 QUERIES = np.array([[0.93, 0.58], [0.097, 0.005], [0.575, 0.715]])
 KEYS = np.array([[1.175, 0.90], [1.305, 1.455], [0.96, 0.31]])

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from sextant.contracts import Examination, Parent, Score, Streams
-from tasks.alignment.matching import one_thread
-from tasks.attention_cost.measuring import both_passes, peak_bytes, times
+from tasks.shared.measuring import both_passes, peak_bytes, times
+from tasks.shared.scoring import one_thread
 
 MEGABYTE = 2.0**20
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from sextant.contracts import TissueMesh
 from sextant.data import locate
-from tasks.lra.cache import cached
+from tasks.shared.cache import cached
 from tasks.tissue.tetrahedra import boundary, fill, quality
 
 HELD_SHARE = 0.08  # of the surface nodes: a patch as large as a liver's bare area

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Grasps, Material, Parent, Streams
-from tasks.generation.stepwise import EpochOrder, StepwiseData
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 from tasks.tissue.bodies import Anatomy, BallLiver, Body
 from tasks.tissue.grasps import GraspLaw, synthetic
 from tasks.tissue.laws import LawName
@@ -99,9 +99,9 @@ class TissueData(StepwiseData):
         )
         self.counts = train, test
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Finds or makes the solved grasps."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         train, test = self.counts
         self.mesh, self.material = self.train_law.body.mesh(), self.train_law.material
         self.test_mesh = self.test_law.body.mesh()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from sextant.contracts import Grasps, Material
-from tasks.lra.cache import cached, progress
+from tasks.shared.cache import cached, progress
 from tasks.tissue import solver
 from tasks.tissue.bodies import Body
 from tasks.tissue.grasps import Grasper, GraspLaw

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from sextant.contracts import Parent, Streams
 from sextant.data import locate
 from sextant.ranges import at_least
+from tasks.shared.pictures import Pictures, cifar10, of_each_class
 from tasks.shared.stepwise import EpochOrder, StepwiseData
-from tasks.unlearning.pictures import Pictures, cifar10, of_each_class
 
 LearnFrom = Literal["all", "retained"]
 PARTS = ("retained", "forgotten", "validation", "test_retained", "test_forgotten")

@@ -21,8 +21,8 @@ from sextant.data import DataNotFound, locate
 from sextant.data.folders import cache_folder
 from sextant.ranges import at_least, within
 from tasks.shared.cache import cached
+from tasks.shared.pictures import Pictures
 from tasks.unlearning.data import ForgettingData
-from tasks.unlearning.pictures import Pictures
 
 if TYPE_CHECKING:
     from PIL import Image

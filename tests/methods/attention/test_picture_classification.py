@@ -85,7 +85,7 @@ def test_sizes_are_checked():
 
 def trained(attention, steps=60, **settings):
     data, module = Data(), AttentionClassifier(network(attention), 1e-2, steps, **settings)
-    module.begin(Streams(0), {}, data)
+    module.prepare(Streams(0), {}, data)
     optimizer = module.configure_optimizers()["optimizer"]
     for _ in range(steps):
         optimizer.zero_grad()
@@ -186,9 +186,9 @@ def test_annealing_is_told_the_share_of_the_steps(monkeypatch):
 
 def test_linear_pixels_learn_what_is_linear():
     data, student = Data(), LinearPixels(examples=60)
-    with pytest.raises(RuntimeError, match="call begin"):
+    with pytest.raises(RuntimeError, match="call prepare"):
         student.logits(data.inputs)
-    student.begin(Streams(0), {}, data)
+    student.prepare(Streams(0), {}, data)
     inputs, labels = data.examples("validation")
     assert (student.logits(inputs).argmax(1) == labels).float().mean() > 0.9
     assert student.parameter_count == 3 * 128 + 3
@@ -197,7 +197,7 @@ def test_linear_pixels_learn_what_is_linear():
 def test_a_fixed_attention_is_drawn_by_seed():
     def drawn(seed):
         student = FixedAttention(ESPAttention(2, 4, slicer="frozen", evaluation="hard"))
-        student.begin(Streams(seed), {}, None)
+        student.prepare(Streams(seed), {}, None)
         return student.attention()
 
     assert torch.equal(drawn(0).directions, drawn(0).directions)

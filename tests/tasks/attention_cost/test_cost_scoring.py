@@ -9,9 +9,9 @@ from sextant.contracts import Streams
 from sextant.methods.attention.luna.attention import LunaAttention
 from sextant.methods.attention.softmax import SoftmaxAttention
 from sextant.methods.attention.untrained import UntrainedAttention
-from tasks.attention_cost import measuring
 from tasks.attention_cost.data import NormalTokens
 from tasks.attention_cost.scoring import AttentionCostExam
+from tasks.shared import measuring
 
 LENGTHS = [16, 32, 64]
 NAMES = ("milliseconds", "speedup", "saved_mb", "peak_mb")

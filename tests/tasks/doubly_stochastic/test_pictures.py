@@ -15,7 +15,7 @@ from tasks.doubly_stochastic.figures import (
     toy_figure,
 )
 from tasks.doubly_stochastic.scoring import PictureExam
-from tasks.unlearning.pictures import Pictures
+from tasks.shared.pictures import Pictures
 
 
 class Folder:
@@ -44,7 +44,7 @@ def begun(monkeypatch):
 
     def begin(seed=0, **settings):
         data = Toy(**{"batch_size": 8, "steps": 20} | settings)
-        data.begin(Streams(seed), {})
+        data.prepare(Streams(seed), {})
         return data
 
     return begin

@@ -111,7 +111,7 @@ def test_failed_solves_are_counted_and_drawn_anew(monkeypatch):
 
 def test_the_data_module_keeps_its_parts_apart():
     data = TissueData(4, 3, nodes=141, law="linear", tools=1, train=20, test=5)
-    data.begin(Streams(0), {})
+    data.prepare(Streams(0), {})
     assert (len(data.train.grasps), len(data.validation.grasps)) == (18, 2)
     grasps, displacement = data.draw_batch(2)
     assert len(grasps) == 4
@@ -120,7 +120,7 @@ def test_the_data_module_keeps_its_parts_apart():
     moved = displacement[rows, grasps.nodes[grasps.held]]
     torch.testing.assert_close(moved, grasps.displacement[grasps.held], rtol=0, atol=1e-8)
     again = TissueData(4, 3, nodes=141, law="linear", tools=1, train=20, test=5)
-    again.begin(Streams(0), {})
+    again.prepare(Streams(0), {})
     assert torch.equal(again.draw_batch(2)[1], displacement)
     assert set(data.fingerprints()) == {"tissue train", "tissue test"}
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from sextant.contracts import Streams
+from tasks.shared.fashion import PREFIXES, fashion_mnist
 from tasks.unlearning import fashion
-from tasks.unlearning.fashion import FashionForgetting, fashion_mnist
+from tasks.unlearning.fashion import FashionForgetting
 
 
 def packed(values):
@@ -26,7 +27,7 @@ def release(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
     content = {}
-    for part, prefix in fashion.PREFIXES.items():
+    for part, prefix in PREFIXES.items():
         images = generator.integers(256, size=(18, 28, 28), dtype=np.uint8)
         labels = (np.arange(18) % 3).astype(np.uint8)
         (tmp_path / f"{prefix}-images-idx3-ubyte.gz").write_bytes(packed(images))
@@ -37,7 +38,7 @@ def release(tmp_path, monkeypatch):
 
 def test_pictures_are_the_release_in_three_equal_channels(release):
     folder, content = release
-    for part, pictures in zip(fashion.PREFIXES, fashion_mnist(folder), strict=True):
+    for part, pictures in zip(PREFIXES, fashion_mnist(folder), strict=True):
         images, labels = content[part]
         assert pictures.images.shape == (18, 3, 28, 28)
         for channel in range(3):

@@ -9,8 +9,8 @@ from PIL import Image
 
 from sextant import data
 from sextant.contracts import Streams
+from tasks.shared.pictures import of_each_class, smaller
 from tasks.unlearning.data import PARTS, CifarForgetting
-from tasks.unlearning.pictures import of_each_class, smaller
 from tasks.unlearning.shadow_models import SharedForgetting
 
 EACH = {"train": 20, "test": 4}  # pictures of each of the ten classes

@@ -72,7 +72,7 @@ class AttentionClassifier(RecognitionModule):
         count = int(self.timed_steps)
         return float(self.timed_seconds) / count if count else None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the validation examples that are watched."""
         inputs, labels = data.examples("validation")
         self._watched = inputs[:WATCHED], labels[:WATCHED]

@@ -27,7 +27,7 @@ class FixedAttention:
             raise ValueError(f"attention must be made for no length, got {attention.length}")
         self._attention = attention
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Draws the weights, a function of the run's seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(streams.generator("weights").initial_seed())

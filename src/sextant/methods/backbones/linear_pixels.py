@@ -48,7 +48,7 @@ class LinearPixels:
         """Numbers that are learnt."""
         return 0 if self.regression is None else self.regression.coef_.size + self.classes
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Fits the training examples, once for every penalty."""
         self.classes = data.classes
         inputs, labels = data.examples("train")
@@ -68,10 +68,10 @@ class LinearPixels:
         """Inputs (n, *shape) to class scores (n, classes).
 
         Raises:
-            RuntimeError: before `begin`.
+            RuntimeError: before `prepare`.
         """
         if self.regression is None:
-            raise RuntimeError("call begin(streams, parents, data) before anything is asked")
+            raise RuntimeError("call prepare(streams, parents, data) before anything is asked")
         scores = self.regression.decision_function(inputs.flatten(1).double().numpy())
         scores = torch.from_numpy(scores).float()
         if scores.ndim == 1:  # of two classes sklearn scores the second alone

@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
-from tasks.attention_cost import measuring
-from tasks.attention_cost.measuring import (
+from tasks.shared import measuring
+from tasks.shared.measuring import (
     crossing,
     log_slope,
     out_of_memory,

@@ -1,4 +1,4 @@
-"""Labelled colour pictures for unlearning: read whole, made smaller, divided class by class."""
+"""Labelled colour pictures: read whole, made smaller, divided class by class."""
 
 from __future__ import annotations
 
