@@ -158,7 +158,7 @@ def test_a_cell_opens_its_runs_by_mouse(visit):
     assert page.get_by_role("heading", level=1).text_content().endswith("flow/ot_exact, seed 0")
     assert page.locator("img").evaluate("image => image.naturalWidth") == 1
     page.get_by_role("link", name="Table 12, tier small: exact OT, N(0,I) to two moons").click()
-    assert page.get_by_role("dialog", name="exact OT: N(0,I) to two moons").is_visible()
+    page.get_by_role("dialog", name="exact OT: N(0,I) to two moons").wait_for()
 
 
 def test_the_keyboard_reaches_everything(visit):
