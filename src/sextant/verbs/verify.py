@@ -21,9 +21,11 @@ results/ledger/code/attested.jsonl says so; commit it. Where they differ, give w
   sample   how many real runs at tier small, the cheapest, are twins too (default 3)
   workers  processes at a time (default 2)
 
-Interrupted, it goes on where it stopped. examples:
-  sextant verify
-  sextant verify 12 13 sample=0"""
+Interrupted, it goes on where it stopped.
+
+examples:
+  sextant verify 12 13 sample=0
+  sextant verify"""
 
 
 def main(arguments: list[str]) -> int:
