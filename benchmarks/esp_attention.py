@@ -103,7 +103,7 @@ def forms(lengths: Sequence[int], repeats: int) -> Iterator[Shown]:
         "dense, all slices at once": dense,
         "plans, slices made again": in_form(expected._of_plans, square),
         "ranks, slices made again": in_form(expected._of_ranks, square),
-        "spectrum, slices made again": in_form(expected._of_spectra, lambda n: 64 * n),
+        "spectrum, slices made again": in_form(expected._of_spectra, lambda n: 80 * n),
         "LapSum": ESPAttention(HEADS, WIDTH, sorting="lapsum", temperature=0.03),
     }
     for number in lengths:

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazily(
     {
         "BigBirdAttention": "sextant.methods.attention.bigbird",
         "CosformerAttention": "sextant.methods.attention.cosformer",
+        "DifferentialAttention": "sextant.methods.attention.differential",
+        "ESPAttention": "sextant.methods.attention.esp",
         "HedgehogAttention": "sextant.methods.attention.hedgehog",
         "InformerAttention": "sextant.methods.attention.informer",
         "KernelizedAttention": "sextant.methods.attention.kernelized",
@@ -21,8 +23,10 @@ __getattr__, __dir__, __all__ = lazily(
         "PerformerAttention": "sextant.methods.attention.performer",
         "PolaformerAttention": "sextant.methods.attention.polaformer",
         "ReformerAttention": "sextant.methods.attention.reformer",
+        "SinkhornAttention": "sextant.methods.attention.sinkhorn",
         "SkyformerAttention": "sextant.methods.attention.skyformer",
         "SoftmaxAttention": "sextant.methods.attention.softmax",
         "T2RAttention": "sextant.methods.attention.t2r",
+        "UniformAttention": "sextant.methods.attention.uniform",
     },
 )
