@@ -8,6 +8,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from sextant.paths import Project
@@ -155,7 +156,7 @@ def test_the_library_examples_of_the_pages_run():
     names: dict = {}
     blocks = examples("docs/library.md")
     assert examples("README.md") == blocks[:1]
-    couplings, sliced, attention, unlearning = blocks
+    couplings, sliced, attention, doubly_stochastic, unlearning = blocks
     exec(couplings, names)
     paired = (names["target"] - names["source"]).square().sum(1).mean()
     assert paired < (names["target"].roll(1, 0) - names["source"]).square().sum(1).mean()
@@ -165,6 +166,9 @@ def test_the_library_examples_of_the_pages_run():
     values, mixed = names["values"], names["mixed"]
     assert mixed.shape == values.shape
     assert mixed.abs().max() <= values.abs().max()
+    exec(doubly_stochastic, names)
+    # Every value is passed on whole: columns of the attention sum to 1.
+    torch.testing.assert_close(names["mixed"].mean(2), values.mean(2), rtol=0, atol=1e-5)
     exec(unlearning, names)
     assert names["forgot"].report["proxy_images"] == 18
     assert names["forgot"].report["forget_accuracy"] <= 0.01
