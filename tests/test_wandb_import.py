@@ -112,7 +112,7 @@ def changed_score(**changes) -> dict:
         ({"run_id": "0" * 12}, "says it is run 0"),
         ({"seed": 77}, "names a seed or tier that its settings contradict"),
         ({"spec": DONE["spec"] | {"seed": 77}}, "but its settings give"),
-        ({"spec": []}, "but its settings give no id"),
+        ({"spec": []}, "has spec that is no mapping"),
         ({"parents": ["0" * 12]}, "but its settings give no id"),
         ({"task": "../../etc/passwd"}, "is not FAMILY/NAME"),
         ({"task": "generation"}, "is not FAMILY/NAME"),

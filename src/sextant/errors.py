@@ -5,9 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from sextant.printable import printable
+
 
 class UserError(Exception):
-    """Something the user can mend; its message is one sentence, the exit code is 2."""
+    """Something the user can mend; its message is one sentence, the exit code is 2.
+
+    What the sentence quotes (a file's words, an argument) cannot command the terminal.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
 
 
 def unknown(kind: str, name: object, allowed: Iterable[object]) -> UserError:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from sextant.errors import UserError
+from sextant.printable import printable_texts
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
@@ -51,7 +52,7 @@ def read_yaml(path: Path, shown: str = "") -> Any:
         UserError: the file cannot be parsed or writes a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        return printable_texts(yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader))
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or " ".join(str(error).split())
         mark = getattr(error, "problem_mark", None)

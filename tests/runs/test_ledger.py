@@ -8,7 +8,7 @@ import os
 import pytest
 
 from sextant.errors import UserError
-from sextant.runs import ledger
+from sextant.runs import ledger, store
 
 
 def record(run_id: str = "0" * 12, **changes):
@@ -20,7 +20,7 @@ def record(run_id: str = "0" * 12, **changes):
     return base | changes
 
 
-def test_what_is_appended_is_read_and_the_last_line_counts(tmp_path):
+def test_what_is_appended_is_read(tmp_path):
     ledger.append(tmp_path, record(seconds=1.0))
     ledger.append(tmp_path, record("1" * 12, task="other/task"))
     ledger.append(tmp_path, record(seconds=2.0))
@@ -48,23 +48,139 @@ def test_writers_side_by_side_lose_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda line: line[:40], r"toy.jsonl line 2 is cut off"),
+        (lambda line: line[:40] + "\n", "toy.jsonl line 2 is cut off; it is left out"),
         (lambda line: line[:-20] + "}\n", "line 2 is not valid JSON"),
-        (lambda line: "what\n", "line 2 does not begin"),
-        (lambda line: line.replace('"done"', '"good"'), "line 2 has status 'good'.*done, failed"),
+        (lambda line: line[:12] + "[" * 10**5 + "}\n", "line 2 is not valid JSON"),
+        (lambda line: "<<<<<<< HEAD\n", "line 2 does not begin"),
+        (lambda line: line.replace('"done"', '"good"'), "has status 'good' (allowed: done, failed"),
         (lambda line: line.replace('"seed": 0, ', ""), "line 2 lacks the field 'seed'"),
+        (lambda line: line.replace('"seed": 0', '"seed": "abc"'), "has the seed 'abc', which is"),
+        (lambda line: line.replace('"provenance": {}', '"provenance": null'), "has provenance"),
+        (lambda line: line.replace('"seconds": 1.0', '"seconds": "1 s"'), "has seconds '1 s'"),
+        (lambda line: line.replace('"scores": {}', '"scores": [1]'), "has scores that are no"),
+        (lambda line: line.replace('"parents": []', '"parents": [3]'), "has parents [3], which"),
+        (lambda line: line.replace('"toy/line"', '"../x"'), "names the task '../x'"),
+        (lambda line: line.replace("}\n", ', "run_id": "aaaaaaaaaaaa"}\n'), "two run ids"),
     ],
 )
-def test_a_damaged_line_is_named_and_nothing_is_lost(tmp_path, damage, sentence):
+def test_a_bad_line_is_named_and_left_out(tmp_path, damage, sentence, capsys):
     for number in range(3):
         ledger.append(tmp_path, record(f"{number:012d}"))
     path = tmp_path / "toy.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0] + damage(lines[1]) + ("" if "cut" in sentence else lines[2]))
+    path.write_text(lines[0] + damage(lines[1]) + lines[2])
     before = path.read_bytes()
-    with pytest.raises(UserError, match=sentence):
-        ledger.read(tmp_path)
+    assert list(ledger.read(tmp_path)) == ["0" * 12, f"{2:012d}"]
+    assert sentence in capsys.readouterr().err
     assert path.read_bytes() == before
+
+
+def score(value: object = 0.5, **changes):
+    return {"error": {"value": value, "n": 3, "better": "lower", "standard_error": None} | changes}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        score("0.5"), score(None), score(float("nan")), score(10**400), score(True), score(n=0),
+        score(n=2.5), score(better="more"), score(standard_error=-1), score(standard_error="x"),
+        {"error": 0.5}, {"err\x1b[2Jor": score()["error"]},
+    ],
+)  # fmt: skip
+def test_a_score_that_is_none_is_no_line(tmp_path, scores):
+    ledger.append(tmp_path, record())
+    path = tmp_path / "toy.jsonl"
+    path.write_text(json.dumps(record(scores=scores)) + "\n" + path.read_text())
+    assert ledger.read(tmp_path)["0" * 12]["scores"] == {}
+
+
+@pytest.mark.parametrize(
+    "provenance",
+    [{"commit": 5}, {"packages": "torch"}, {"data": []}, {"hardware": 3}, {"code": 7}],
+)
+def test_a_provenance_of_other_types_is_no_line(tmp_path, provenance):
+    with pytest.raises(UserError, match="has provenance"):
+        ledger.append(tmp_path, record(provenance=provenance))
+
+
+def test_a_line_after_a_cut_off_one_stands_alone(tmp_path):
+    ledger.append(tmp_path, record())
+    path = tmp_path / "toy.jsonl"
+    path.write_text(path.read_text()[:-30])
+    ledger.append(tmp_path, record("1" * 12))
+    assert list(ledger.read(tmp_path)) == ["1" * 12]
+
+
+def test_a_last_line_without_its_end_counts(tmp_path):
+    ledger.append(tmp_path, record())
+    path = tmp_path / "toy.jsonl"
+    path.write_text(path.read_text().rstrip())
+    ledger.append(tmp_path, record("1" * 12))
+    assert list(ledger.read(tmp_path)) == ["0" * 12, "1" * 12]
+
+
+def test_a_file_that_git_replaces_gets_the_line(tmp_path, monkeypatch):
+    ledger.append(tmp_path, record())
+    path = tmp_path / "toy.jsonl"
+    lock, replaced = store.lock, []
+
+    def replacing(descriptor, wait=True):
+        if not replaced:
+            replaced.append(path.read_text())
+            path.unlink()
+            path.write_text(replaced[0])
+        return lock(descriptor, wait)
+
+    monkeypatch.setattr(store, "lock", replacing)
+    ledger.append(tmp_path, record("1" * 12))
+    assert list(ledger.read(tmp_path)) == ["0" * 12, "1" * 12]
+
+
+FAILED = {"status": "failed", "reason": "oom"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "counts"),
+    [
+        (record(seconds=1.0), record(**FAILED), {"status": "done"}),
+        (record(ended="2025-01-01T00:00:00+00:00"), record(seconds=7.0, scores=score(),
+         ended="2026-01-01T00:00:00+00:00"), {"seconds": 7.0}),
+        (record(scores=score(), seconds=2.0), record(scores=score(), ended="2024"),
+         {"ended": "2024"}),
+        (record(**FAILED), record(status="failed", reason="error", ended="2024"),
+         {"reason": "error"}),
+    ],
+)  # fmt: skip
+def test_merged_branches_give_the_same_line_in_either_direction(tmp_path, one, other, counts):
+    for number, lines in enumerate(([one, other], [other, one])):
+        for line in lines:
+            ledger.append(tmp_path / str(number), line)
+    read = [ledger.read(tmp_path / number)["0" * 12] for number in "01"]
+    assert read[0] == read[1]
+    assert read[0] == read[0] | counts
+    told = [ledger.summaries(tmp_path / number)["0" * 12] for number in "01"]
+    assert told == [ledger.Summary.of(read[0])] * 2
+
+
+def test_differing_scores_are_reported(tmp_path, capsys):
+    run_id = "d" * 12
+    for value in (0.25, 0.75, 0.5):
+        ledger.append(tmp_path, record(run_id, scores=score(value)))
+    first = ledger.read(tmp_path)[run_id]
+    said = capsys.readouterr().err
+    assert f"differing scores of run {run_id} (toy/line toy/m seed 0)" in said
+    path = tmp_path / "toy.jsonl"
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert ledger.read(tmp_path)[run_id] == first
+
+
+def test_what_a_line_says_commands_no_terminal(tmp_path):
+    message = "\x1b]0;title\x07\x1b[31mred\x1b[0m\r\nand \u202etxet\x00 \ud800"
+    line = record(message=message, provenance={"commit": "ab\x1b[2Jc", "data": {"x\x9b1m": "y"}})
+    ledger.append(tmp_path, line | FAILED)
+    found = ledger.read(tmp_path)["0" * 12]
+    assert found["message"] == "red and txet"
+    assert found["provenance"] == {"commit": "abc", "data": {"x": "y"}}
 
 
 @pytest.mark.parametrize(

@@ -181,7 +181,8 @@ def remember(ledger: Path, modules: Modules) -> str:
 
 def known(ledger: Path) -> dict[str, Modules]:
     """What each digest in the ledger means."""
-    return {line["code"]: line["modules"] for line in _lines(ledger / "code" / "modules.jsonl")}
+    found = _lines(ledger / "code" / "modules.jsonl", code=str, modules=dict)
+    return {line["code"]: line["modules"] for line in found}
 
 
 def attest(ledger: Path, attestation: Mapping[str, Any]) -> None:
@@ -191,13 +192,21 @@ def attest(ledger: Path, attestation: Mapping[str, Any]) -> None:
 
 def attested(ledger: Path) -> set[Edge]:
     """Every pair of digests that was shown to compute the same."""
-    return {(line["from"], line["to"]) for line in _lines(ledger / "code" / "attested.jsonl")}
+    found = _lines(ledger / "code" / "attested.jsonl", **{"from": str, "to": str})
+    return {(line["from"], line["to"]) for line in found}
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path, **fields: type) -> Iterator[dict[str, Any]]:
+    """The lines that have these fields; one that was cut off says nothing."""
     if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return
+    for text in path.read_text(errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and all(
+                isinstance(line.get(name), kind) for name, kind in fields.items()
+            ):
+                yield line
 
 
 def leads_to(old: str, new: str, edges: Iterable[Edge]) -> bool:

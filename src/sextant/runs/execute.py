@@ -7,6 +7,7 @@ import os
 import time
 import traceback
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from sextant.contracts import Examination, Streams
 from sextant.errors import UserError
+from sextant.printable import printable
 from sextant.runs import code, ledger, provenance, tensors, training
 from sextant.runs.build import build
 from sextant.runs.context import RunContext
@@ -86,7 +88,7 @@ def execute(spec: RunSpec, context: RunContext, again: bool = False) -> dict[str
             held.check()
             write_json(folder.result, record)
         known = ledger.read(context.ledger, [spec.run_id]).get(spec.run_id)
-        if known is None or _outcome(known) != _outcome(record):
+        if known is None or _says_more(record, known):
             held.check()
             ledger.append(context.ledger, record)
         if mirror is not None:
@@ -126,6 +128,12 @@ def _forget_failure(folder: RunFolder, record: Mapping[str, Any], time_limit: fl
     if not goes_on:
         folder.checkpoint.unlink(missing_ok=True)
     folder.result.unlink()
+
+
+def _says_more(record: Mapping[str, Any], known: Mapping[str, Any]) -> bool:
+    """Whether a line would count beside the one that the ledger has."""
+    below = known["status"] == "done" and record["status"] == "failed"
+    return not below and _outcome(record) != _outcome(known)
 
 
 def _outcome(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -179,6 +187,7 @@ def _attempt(
         seconds = time.monotonic() - started
     record["seconds"] = round(seconds, 2)
     record["peak_memory_mb"] = round(training.peak_memory_mb(device), 1)
+    record["ended"] = datetime.now(UTC).isoformat(timespec="milliseconds")
     return record, logger
 
 
@@ -293,7 +302,8 @@ def trouble_of_the_machine(error: BaseException | None) -> str | None:
 
 def failure(error: Exception) -> tuple[str, str]:
     """Why a run failed, in the ledger's words, and the first line of what it said."""
-    message = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    message = printable(message)[:300]
     if isinstance(error, FloatingPointError):
         return "diverged", message
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
