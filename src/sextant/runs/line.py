@@ -96,7 +96,7 @@ def _problem_of_scores(scores: Mapping[str, Any]) -> str | None:
         if not isinstance(score, Mapping):
             return f"has a score {metric} that is no mapping"
         value, n, error = (score.get(key) for key in ("value", "n", "standard_error"))
-        if printable(metric) != metric or not metric:
+        if not metric or not metric.isprintable():
             return f"has a score of the name {metric!r}"
         if not _is_number(value):
             return f"has a score {metric} of value {value!r}"
@@ -121,9 +121,7 @@ def _problem_of_provenance(provenance: Mapping[str, Any]) -> str | None:
 
 def _is_number(value: Any) -> bool:
     try:
-        return (
-            not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
-        )
+        return type(value) in (int, float) and math.isfinite(value)
     except OverflowError:  # a whole number beyond every float
         return False
 
@@ -135,7 +133,10 @@ def parsed(line: str) -> tuple[Any, str | None]:
     except (ValueError, RecursionError) as error:
         return None, f"is not valid JSON ({error})"
     fault = problem(record)
-    return (None, fault) if fault else (_shown_safely(record), None)
+    if fault:
+        return None, fault
+    plain = line.isascii() and "\\" not in line and "\x7f" not in line
+    return record if plain else _shown_safely(record), None
 
 
 def _shown_safely(record: dict[str, Any]) -> dict[str, Any]:
