@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sextant.methods.transport.sliced.lifted import descending_order
 from sextant.methods.transport.sliced.permuted import mixed, paired_distances, paired_products
 from sextant.methods.transport.sliced.ranking import (
     HardSorting,
@@ -104,9 +105,7 @@ def expected_sliced_mix(
         raise ValueError(f"coupling must be 'exact' or 'interp', got {coupling!r}")
     matched = _equal_sizes(queries, keys, query_mask, key_mask)
     if isinstance(sorting, HardSorting) and matched:
-        return _hard(
-            queries, keys, values, directions, tau, query_mask, key_mask, cost_power, sorting
-        )
+        return _hard(queries, keys, values, directions, tau, query_mask, key_mask, cost_power)
     number = queries.shape[-1] if directions is None else directions.shape[-2]
     inputs = _Inputs(
         queries, keys, directions, sorting, tau, query_mask, key_mask, None if matched else coupling
@@ -444,14 +443,19 @@ def _hard(
     query_mask: Tensor | None,
     key_mask: Tensor | None,
     cost_power: CostPower,
-    sorting: HardSorting,
 ) -> Mixed:
     """As `expected_sliced_mix`, for as many queries as keys: every slice is a permutation."""
-    every = slice(None)
-    order = sorting.rank(_projected(queries, directions, every), query_mask, False).order
-    key_order = sorting.rank(_projected(keys, directions, every), key_mask, False).order
+    scores = [_projected(points.detach(), directions, slice(None)) for points in (queries, keys)]
+    scores = [
+        some if mask is None else some.masked_fill(~mask[:, None], -torch.inf)
+        for some, mask in zip(scores, (query_mask, key_mask), strict=True)
+    ]
+    # Sorted together: where points are few, calls cost more than sorting.
+    order, key_order = descending_order(torch.stack(scores))
     match = torch.empty_like(order).scatter_(-1, order, key_order)
-    back = torch.empty_like(order).scatter_(-1, key_order, order)
+    back = None
+    if torch.is_grad_enabled():
+        back = torch.empty_like(order).scatter_(-1, key_order, order)
     if query_mask is not None:
         # What is masked is matched with what is masked, and costs nothing if all of it is 0.
         queries = queries.masked_fill(~query_mask[..., None], 0)

@@ -35,13 +35,13 @@ def mixed(values: Tensor, match: Tensor, weights: Tensor) -> Tensor:
     ).view(values.shape)
 
 
-def paired_products(queries: Tensor, keys: Tensor, match: Tensor, back: Tensor) -> Tensor:
+def paired_products(queries: Tensor, keys: Tensor, match: Tensor, back: Tensor | None) -> Tensor:
     """Sums over i of queries_i keys[match_l(i)], (P, L), for queries and keys (P, N, D).
 
     Args:
         queries, keys: of one shape.
         match: which key every query is matched with.
-        back: the inverse permutations, for the gradient in the keys.
+        back: the inverse permutations, for the gradient in the keys; None where none is asked for.
     """
     return _PairedProducts.apply(queries, keys, match, back)
 
@@ -50,7 +50,9 @@ class _PairedProducts(torch.autograd.Function):
     """Keeps the points and the permutations alone; the gradient is two more mixtures."""
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, match: Tensor, back: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, match: Tensor, back: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(queries, keys, match, back)
         pairs, slices, number = match.shape
         if number <= GRAM_UP_TO:
