@@ -68,6 +68,10 @@ def test_an_edited_plan_is_refused(tmp_path):
         read_plan(path)
     with pytest.raises(UserError, match="no frozen plan"):
         read_plan(tmp_path / "none.json")
+    for damage in ('{"runs": [3]}', "[]", '{"runs": [{"task": "toy/line"}]}', '{"runs": nul'):
+        path.write_text(damage)
+        with pytest.raises(UserError, match=r"no frozen plan|is damaged"):
+            read_plan(path)
 
 
 def test_the_launcher_carries_out_a_plan(context, tmp_path):

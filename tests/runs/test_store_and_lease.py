@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,7 @@ import time
 import pytest
 
 from sextant.errors import UserError
-from sextant.runs.lease import Taken, holder, lease
+from sextant.runs.lease import Taken, holder, lease, owner_path
 from sextant.runs.store import replace_file, write_json
 
 
@@ -77,3 +78,67 @@ def test_a_killed_owner_frees_the_lease_for_who_waits(tmp_path, other_process):
     with lease(tmp_path / "lease", wait=True, on_wait=on_wait, poll=0.01):
         assert told
     assert holder(tmp_path / "lease") is None
+
+
+def test_a_deleted_lease_lets_no_second_process_in(tmp_path):
+    with lease(tmp_path / "lease", wait=False) as held:
+        held.check()
+        (tmp_path / "lease").unlink()
+        with (
+            pytest.raises(Taken, match=f"process {os.getpid()} on"),
+            lease(tmp_path / "lease", wait=False),
+        ):
+            pytest.fail("two writers")
+        with pytest.raises(UserError, match="deleted or taken over"):
+            held.check()
+    with lease(tmp_path / "lease", wait=False) as held:
+        held.check()
+    assert not owner_path(tmp_path / "lease").exists()
+
+
+def test_where_there_are_no_locks_the_owner_file_decides(tmp_path, monkeypatch):
+    def none(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with (
+        lease(tmp_path / "lease", wait=False),
+        pytest.raises(Taken),
+        lease(tmp_path / "lease", wait=False),
+    ):
+        pytest.fail("two writers")
+    with lease(tmp_path / "lease", wait=False):
+        pass
+
+
+def test_a_process_of_another_machine_is_believed_while_it_is_heard_of(tmp_path):
+    path = owner_path(tmp_path / "lease")
+    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "boot": "x", "processes": "y"}))
+    with (
+        pytest.raises(Taken, match="process 1 on elsewhere"),
+        lease(tmp_path / "lease", wait=False),
+    ):
+        pytest.fail("two writers")
+    os.utime(path, (time.time() - 600, time.time() - 600))
+    with lease(tmp_path / "lease", wait=False):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_what_a_lease_of_this_machine_left_is_taken_over_at_once(tmp_path):
+    with lease(tmp_path / "lease", wait=False):
+        content = json.loads(owner_path(tmp_path / "lease").read_text())
+    owner_path(tmp_path / "lease").write_text(json.dumps(content | {"started": "1"}))
+    with lease(tmp_path / "lease", wait=False) as held:
+        held.check()
+
+
+def test_the_owner_of_a_lease_is_heard_of_as_long_as_it_lives(tmp_path, monkeypatch):
+    monkeypatch.setattr("sextant.runs.lease.BEAT", 0.01)
+    path = owner_path(tmp_path / "lease")
+    with lease(tmp_path / "lease", wait=False):
+        os.utime(path, (0, 0))
+        deadline = time.monotonic() + 60
+        while path.stat().st_mtime == 0:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not path.exists()

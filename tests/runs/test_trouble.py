@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import errno
 import io
-import json
 import os
 import signal
-import time
 from dataclasses import replace
 
 import pytest
@@ -18,7 +16,6 @@ from sextant.errors import UserError
 from sextant.runs import execute as execution
 from sextant.runs import ledger, tensors, training
 from sextant.runs.execute import execute
-from sextant.runs.lease import Taken, lease, owner_path
 from sextant.runs.store import RunFolder
 from tests import toy
 from tests.toy import line_spec
@@ -294,58 +291,6 @@ def test_a_run_whose_folder_is_made_again_leaves_it_to_the_second(
     assert (second[0]["scores"], folder.curves.read_bytes()) == undisturbed(spec)
 
 
-def test_a_deleted_lease_lets_no_second_process_in(tmp_path):
-    with lease(tmp_path / "lease", wait=False) as held:
-        held.check()
-        (tmp_path / "lease").unlink()
-        with (
-            pytest.raises(Taken, match=f"process {os.getpid()} on"),
-            lease(tmp_path / "lease", wait=False),
-        ):
-            pytest.fail("two writers")
-        with pytest.raises(UserError, match="deleted or taken over"):
-            held.check()
-    with lease(tmp_path / "lease", wait=False) as held:
-        held.check()
-    assert not owner_path(tmp_path / "lease").exists()
-
-
-def test_where_there_are_no_locks_the_owner_file_decides(tmp_path, monkeypatch):
-    def none(descriptor, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr("fcntl.flock", none)
-    with (
-        lease(tmp_path / "lease", wait=False),
-        pytest.raises(Taken),
-        lease(tmp_path / "lease", wait=False),
-    ):
-        pytest.fail("two writers")
-    with lease(tmp_path / "lease", wait=False):
-        pass
-
-
-def test_a_process_of_another_machine_is_believed_while_it_is_heard_of(tmp_path):
-    path = owner_path(tmp_path / "lease")
-    path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "boot": "x", "processes": "y"}))
-    with (
-        pytest.raises(Taken, match="process 1 on elsewhere"),
-        lease(tmp_path / "lease", wait=False),
-    ):
-        pytest.fail("two writers")
-    os.utime(path, (time.time() - 600, time.time() - 600))
-    with lease(tmp_path / "lease", wait=False):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
-
-
-def test_what_a_lease_of_this_machine_left_is_taken_over_at_once(tmp_path):
-    with lease(tmp_path / "lease", wait=False):
-        content = json.loads(owner_path(tmp_path / "lease").read_text())
-    owner_path(tmp_path / "lease").write_text(json.dumps(content | {"started": "1"}))
-    with lease(tmp_path / "lease", wait=False) as held:
-        held.check()
-
-
 def test_sigterm_between_two_steps_is_an_interruption(context, monkeypatch, undisturbed):
     spec = line_spec()
     end = training.RunCallback.on_train_batch_end
@@ -388,15 +333,3 @@ def test_peak_memory_is_of_the_run(context):
     large = execute(spec_of(Peaking), context)["peak_memory_mb"]
     small = execute(line_spec(method="Solver", seed=1), context)["peak_memory_mb"]
     assert 250 < large - small < 400
-
-
-def test_the_owner_of_a_lease_is_heard_of_as_long_as_it_lives(tmp_path, monkeypatch):
-    monkeypatch.setattr("sextant.runs.lease.BEAT", 0.01)
-    path = owner_path(tmp_path / "lease")
-    with lease(tmp_path / "lease", wait=False):
-        os.utime(path, (0, 0))
-        deadline = time.monotonic() + 60
-        while path.stat().st_mtime == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-    assert not path.exists()

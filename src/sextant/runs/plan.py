@@ -71,7 +71,14 @@ def write_plan(runs: Iterable[RunSpec], folder: Path, name: str) -> Path:
 
 
 def read_plan(path: Path) -> list[RunSpec]:
-    """The runs of a frozen plan; refuses one whose settings no longer give their ids."""
+    """The runs of a frozen plan.
+
+    Raises:
+        UserError: where there is none, it is damaged, or settings no longer give their ids.
+    """
     if not path.is_file():
         raise UserError(f"there is no frozen plan at {path}")
-    return [RunSpec.from_json(entry) for entry in read_json(path)["runs"]]
+    try:
+        return [RunSpec.from_json(entry) for entry in read_json(path)["runs"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no frozen plan ({error!r}); make it anew") from None

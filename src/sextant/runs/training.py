@@ -214,7 +214,7 @@ def read_metrics(trainer: pl.Trainer) -> dict[str, float]:
 
 def forget_peak_memory(device: str) -> None:
     """Begins to measure: a worker carries out many runs."""
-    if device == "gpu":
+    if device == "gpu" and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     with suppress(OSError):  # not Linux, or not allowed: then the process's peak is told
         Path("/proc/self/clear_refs").write_text("5")
