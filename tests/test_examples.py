@@ -29,8 +29,8 @@ CUBE = """OFF
 TETRAHEDRON = "OFF\n4 4 0\n0 0 0\n1 0 0\n0 1 0\n0 0 1\n3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n"
 
 
-def run(*arguments, cwd):
-    command = [sys.executable, str(EXAMPLES / "align_meshes.py"), *arguments]
+def run(*arguments, cwd, script="align_meshes.py"):
+    command = [sys.executable, str(EXAMPLES / script), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
     return subprocess.run(
         command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
@@ -60,3 +60,14 @@ def test_a_file_that_is_no_mesh_is_one_sentence(meshes):
     done = run("bad.off", "cube.off", cwd=meshes)
     assert done.returncode != 0
     assert done.stderr.strip().splitlines() == ["bad.off must begin with OFF"]
+
+
+def test_a_bert_is_converted_and_its_maps_are_taught(tmp_path):
+    done = run("--steps", "12", "--lengths", "16", "32", cwd=tmp_path, script="convert_bert.py")
+    assert done.returncode == 0, done.stderr
+    assert "converted to luna" in done.stdout
+    assert "bit for bit the same" in done.stdout
+    line = next(line for line in done.stdout.splitlines() if " to " in line and "│" in line)
+    before, after, first, last = (float(number) for number in re.findall(r"\d+\.\d+", line))
+    assert last < first
+    assert 0 < after < before
