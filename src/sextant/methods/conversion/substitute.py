@@ -85,8 +85,10 @@ class ConvertedAttention(nn.Module):
         """
         queries = rescaled(queries, scaling)
         if self.lesson is not None:
-            student = self.weights(queries, keys, key_mask)
-            teacher = softmax_weights(queries.detach(), keys.detach(), key_mask)
+            # Taught is the map alone: nothing reaches the projections through the rows.
+            fixed_queries, fixed_keys = queries.detach(), keys.detach()
+            student = self.weights(fixed_queries, fixed_keys, key_mask)
+            teacher = softmax_weights(fixed_queries, fixed_keys, key_mask)
             first = self.softmax_tokens
             self.lesson.take(teacher[:, :, first:], student[:, :, first:], key_mask)
             if self.lesson.propagate_teacher:

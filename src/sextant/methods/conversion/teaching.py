@@ -94,10 +94,11 @@ def fit_to_softmax(
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(attention.parameters(), learning_rate)
-    units = torch.eye(tokens).expand(8, 1, tokens, tokens)
+    heads = attention.heads or 1
+    units = torch.eye(tokens).expand(8, heads, tokens, tokens)
     divergence = torch.zeros(())
     for _ in range(steps):
-        queries, keys = torch.randn(2, 8, 1, tokens, head_dimension, generator=generator)
+        queries, keys = torch.randn(2, 8, heads, tokens, head_dimension, generator=generator)
         teacher = softmax_weights(queries, keys, None)
         loss = cross_entropy(teacher, attention(queries, keys, units)).mean()
         optimizer.zero_grad()

@@ -9,6 +9,7 @@ import torch
 from timm.layers.attention import Attention as TimmAttention
 from torch import Tensor, nn
 
+from sextant.methods.attention.base import Attention
 from sextant.methods.conversion import maps
 from sextant.methods.conversion.masks import key_mask_from
 from sextant.methods.conversion.substitute import ConvertedAttention
@@ -77,7 +78,7 @@ def check(model: nn.Module) -> None:
 
 def convert(
     model: nn.Module,
-    attention: str,
+    attention: str | Attention,
     settings: dict[str, Any],
     softmax_class_token: bool,
     convolution: int,
@@ -109,6 +110,6 @@ def convert(
     if rate > 0:
         warnings.warn(
             f"{type(model).__name__} dropped {rate:g} of its attention weights in training; "
-            f"converted to {attention} it drops none",
+            f"converted to {maps.name_of(attention)} it drops none",
             stacklevel=3,
         )
