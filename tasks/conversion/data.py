@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sextant.contracts import Parent, Streams
 from tasks.conversion.scoring import Metric, measure
-from tasks.generation.stepwise import EpochOrder, StepwiseData
+from tasks.shared.stepwise import EpochOrder, StepwiseData
 
 PARTS = ("train", "test")
 
@@ -57,9 +57,9 @@ class ConversionData(StepwiseData):
         `self.start` where a model's weights are read from."""
         raise NotImplementedError
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Reads the examples."""
-        super().begin(streams, parents)
+        super().prepare(streams, parents)
         self._parts = self.read()
         self._order = EpochOrder(len(self._parts["train"].labels), self.batch_size, streams)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sextant.data import locate
 from tasks.conversion.data import ConversionData, Examples
-from tasks.unlearning.pictures import cifar10, of_each_class
+from tasks.shared.pictures import cifar10, of_each_class
 
 MEAN, DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 

@@ -12,6 +12,7 @@ from sextant.methods.attention.cosformer import CosformerAttention
 from sextant.methods.attention.hedgehog import HedgehogAttention
 from sextant.methods.attention.linear_transformer import LinearTransformerAttention
 from sextant.methods.attention.luna.attention import LunaAttention
+from sextant.methods.attention.luna.feature_map import FeatureMap
 from sextant.methods.attention.performer import PerformerAttention
 from sextant.methods.attention.softmax import SoftmaxAttention
 from sextant.methods.attention.t2r import T2RAttention
@@ -43,9 +44,11 @@ def check(wanted: str | Attention, settings: dict[str, Any], causal: bool = Fals
         if settings:
             raise TypeError(f"settings must go into the {name} that is given, got {list(settings)}")
         return
-    known = set(inspect.signature(MAPS[name].__init__).parameters) - {"self", "heads"}
+    known = set(inspect.signature(MAPS[name]).parameters)
+    if name == "luna":  # it hands on what its map is told
+        known |= set(inspect.signature(FeatureMap).parameters) - {"dimension", "projections"}
     for setting in settings:
-        if setting not in known - {"head_dimension"}:
+        if setting not in known - {"heads", "head_dimension", "settings"}:
             raise TypeError(f"{name} has no setting {setting!r}")
 
 

@@ -58,7 +58,7 @@ class FineTuningModule(pl.LightningModule):
         self.streams = Streams(0)
         self.automatic_optimization = False
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the random streams, and the weights the data module names."""
         self.streams = streams
         if data.start is not None and hasattr(self.network, "read"):
@@ -114,7 +114,7 @@ class Untouched(nn.Module):
         super().__init__()
         self.network = network
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the parent's weights."""
         self.network.load_state_dict(parents["finetuned"].load().network.state_dict())
 
@@ -183,7 +183,7 @@ class RecoveryModule(FineTuningModule):
         self.register_buffer("curve", torch.zeros(len(marks)))
         self._data: Any = None
 
-    def begin(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
+    def prepare(self, streams: Streams, parents: Mapping[str, Parent], data: Any) -> None:
         """Takes the parent's weights; the maps stay as they were drawn, or are fitted."""
         self.streams, self._data = streams, data
         weights = parents["finetuned"].load().network.state_dict()
