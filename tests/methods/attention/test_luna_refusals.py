@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sextant.errors import UserError
 from sextant.methods.attention.luna.attention import LunaAttention
+from sextant.runs.build import build
 
 
 def tokens() -> tuple[Tensor, Tensor, Tensor]:
@@ -56,3 +58,13 @@ def test_tokens_that_were_not_announced_are_refused(setting, message):
         LunaAttention(head_dimension=6, **setting)(*tokens())
     with pytest.raises(ValueError, match="must be 32 wide, got 6"):
         LunaAttention()(*tokens())
+
+
+def test_settings_build_it_and_a_misspelt_one_is_refused():
+    target = {"_target_": "sextant.methods.attention.luna.attention.LunaAttention"}
+    sizes = {"heads": 2, "head_dimension": 8, "features": 16, "channels": 4, "hidden": 8}
+    assert build(target | sizes).feature_map.features == 16
+    with pytest.raises(UserError, match="hiddn"):
+        build(target | sizes | {"hiddn": 3})
+    with pytest.raises(UserError, match="dimension"):
+        build(target | sizes | {"dimension": 3})

@@ -12,7 +12,6 @@ from sextant.methods.attention.cosformer import CosformerAttention
 from sextant.methods.attention.hedgehog import HedgehogAttention
 from sextant.methods.attention.linear_transformer import LinearTransformerAttention
 from sextant.methods.attention.luna.attention import LunaAttention
-from sextant.methods.attention.luna.feature_map import FeatureMap
 from sextant.methods.attention.performer import PerformerAttention
 from sextant.methods.attention.softmax import SoftmaxAttention
 from sextant.methods.attention.t2r import T2RAttention
@@ -45,10 +44,8 @@ def check(wanted: str | Attention, settings: dict[str, Any], causal: bool = Fals
             raise TypeError(f"settings must go into the {name} that is given, got {list(settings)}")
         return
     known = set(inspect.signature(MAPS[name]).parameters)
-    if name == "luna":  # it hands on what its map is told
-        known |= set(inspect.signature(FeatureMap).parameters) - {"dimension", "projections"}
     for setting in settings:
-        if setting not in known - {"heads", "head_dimension", "settings"}:
+        if setting not in known - {"heads", "head_dimension"}:
             raise TypeError(f"{name} has no setting {setting!r}")
 
 

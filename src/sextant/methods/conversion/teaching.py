@@ -94,7 +94,7 @@ def fit_to_softmax(
     """
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(attention.parameters(), learning_rate)
-    heads = attention.heads or 1
+    heads, tokens = attention.heads or 1, min(tokens, attention.length or tokens)
     units = torch.eye(tokens).expand(8, heads, tokens, tokens)
     divergence = torch.zeros(())
     for _ in range(steps):

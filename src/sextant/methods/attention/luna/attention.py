@@ -26,7 +26,7 @@ TOKENS_PER_KNOT = 5
 """Tokens a head from which sums without features, whose tables grow with the knots, are faster."""
 
 
-@passes_on_to(FeatureMap)
+@passes_on_to(FeatureMap, "dimension", "projections")
 class LunaAttention(Attention):
     """phi(q) S / max(phi(q) z, epsilon) with S = phi(K)^T V, z = phi(K)^T 1 and a learned phi.
 
