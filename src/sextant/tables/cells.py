@@ -151,8 +151,14 @@ def _is_guarded(column: Column, scores: Mapping[str, Mapping[str, Any]]) -> bool
     return column.guard is not None and scores.get(column.guard.metric, {}).get("value") == 0
 
 
-def summary_cell(line: Line, column: Column, parts: Sequence[Cell]) -> Cell:
-    """The average of a line over columns: by seed, only for seeds that every column has done."""
+def summary_cell(
+    line: Line, column: Column, parts: Sequence[Cell], base: Sequence[Cell] = ()
+) -> Cell:
+    """The average of a line over columns: by seed, only for seeds that every column has done.
+
+    With a `base`, the same columns of another line, it is 100 times the average over the base's, by
+    seed; a seed that the base lacks is missing.
+    """
     seeds = sorted({seed for cell in parts for seed in (*cell.values, *cell.failures)})
     values: dict[int, float] = {}
     failures: dict[int, str] = {}
@@ -162,6 +168,12 @@ def summary_cell(line: Line, column: Column, parts: Sequence[Cell]) -> Cell:
             failures[seed] = min(reasons)
         elif all(seed in cell.values for cell in parts):
             values[seed] = mean([cell.values[seed] for cell in parts])
+    if base:
+        whole = {seed for seed in values if all(seed in cell.values for cell in base)}
+        levels = {seed: mean([cell.values[seed] for cell in base]) for seed in whole}
+        values = {seed: 100 * values[seed] / level for seed, level in levels.items() if level > 0}
+        failures |= {seed: NOT_SCORED for seed, level in levels.items() if level <= 0}
+        parts = [*parts, *base]
     planned = max(cell.planned for cell in parts)
     missing = {seed for cell in parts for seed in cell.missing} - set(failures)
     return Cell(

@@ -47,10 +47,12 @@ class ColumnEntry(Schema):
 
 
 class AverageEntry(Schema):
-    """An average over columns; what it does not say it takes from them."""
+    """An average over columns; what it does not say it takes from them. With `relative_to`, a row,
+    it is 100 times the average over that row's."""
 
     over: Annotated[Texts, Field(min_length=2)]
     require: Literal["all"] = "all"
+    relative_to: Text | None = None
     label: Text | None = None
     digits: Whole | None = None
     unit: Text | None = None
@@ -64,6 +66,7 @@ class AverageEntry(Schema):
             digits=max(part.digits for part in parts) if self.digits is None else self.digits,
             unit=self.unit or parts[0].unit,
             over=self.over,
+            relative_to=self.relative_to,
         )
 
 

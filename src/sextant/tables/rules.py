@@ -49,8 +49,22 @@ def averages(said: Averages, columns: Columns) -> Iterator[Fault]:
             yield (key, "over"), "names a column with a target, whose average says nothing"
 
 
-def rows(said: Rows, evaluations: Evaluations | None, columns: Columns) -> Iterator[Fault]:
-    """A row has points where the table has an axis, and holes in columns that there are."""
+def rows(
+    said: Rows, evaluations: Evaluations | None, columns: Columns, summary: Averages
+) -> Iterator[Fault]:
+    """A row has points where the table has an axis, and holes in columns that there are; what an
+    average is relative to is a row that fills its columns, in a table without an axis."""
+    for key, average in summary.items():
+        base = average.relative_to
+        if base is None:
+            continue
+        if base not in said:
+            yield (base,), f"is named by summary.{key}.relative_to, but there is no such row"
+        elif evaluations is not None or set(said[base].not_applicable) & set(average.over):
+            yield (
+                (base,),
+                f"must fill the columns of summary.{key}, at no points, to be relative to",
+            )
     for key, row in said.items():
         if row.at and evaluations is None:
             yield (key, "at"), "is given, but the table has no evaluations"

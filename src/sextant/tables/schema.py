@@ -51,7 +51,8 @@ class Guard(Schema):
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of one task, or (with `over`) the average of other columns.
+    """One metric of one task, or (with `over`) the average of other columns, in percent of the
+    average of the row `relative_to` where one is named.
 
     With `at`, the metric is scored at these points of the evaluation axis only. A `guard` marks
     runs whose number should not be read as a result, such as those that learned nothing. With a
@@ -69,6 +70,7 @@ class Column:
     at: tuple[int, ...] = ()
     guard: Guard | None = None
     target: float | None = None
+    relative_to: str | None = None
 
     def quality(self, value: float) -> float:
         """How good a score is: the larger the better."""

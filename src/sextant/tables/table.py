@@ -129,7 +129,9 @@ def build(
             parts = [cells[line.key, name] for name in column.over]
             usable = definition.fills(line, column)
             empty = Cell(line.key, column.key, 0, applicable=False)
-            cells[line.key, column.key] = summary_cell(line, column, parts) if usable else empty
+            base = [cells[column.relative_to, name] for name in column.over if column.relative_to]
+            made = summary_cell(line, column, parts, base) if usable else empty
+            cells[line.key, column.key] = made
     cells = {
         (line.key, column.key): _judged(cells[line.key, column.key], line, definition, tier)
         for line in definition.lines
@@ -201,7 +203,8 @@ def _average_notes(definition: TableDefinition) -> tuple[str, ...]:
             average = definition.published.get((line.key, column.key))
             parts = [definition.published.get((line.key, name)) for name in column.over]
             numbers = [part.mean for part in parts if part is not None and part.mean is not None]
-            if average is None or average.mean is None or len(numbers) < len(parts):
+            printed = average is not None and average.mean is not None
+            if not printed or column.relative_to or len(numbers) < len(parts):
                 continue
             # both the average and its parts were rounded before they were printed
             slack = 10.0**-column.digits
@@ -260,6 +263,7 @@ def _column_json(column: Column, table: Table) -> dict[str, Any]:
         "task": column.task,
         "metric": column.metric,
         "over": list(column.over),
+        **({} if column.relative_to is None else {"relative_to": column.relative_to}),
         "at": list(column.at),
         "better": column.better,
         **({} if column.target is None else {"target": column.target}),

@@ -28,7 +28,7 @@ GRID = ("evaluations", "columns", "summary", "rows")
 RULES = {
     "columns": (rules.columns, ("evaluations",)),
     "summary": (rules.averages, ("columns",)),
-    "rows": (rules.rows, ("evaluations", "columns")),
+    "rows": (rules.rows, ("evaluations", "columns", "summary")),
     "margin": (rules.margins, ("columns", "summary")),
     "published": (rules.published, ("paper", "margin", *GRID)),
     "claims": (rules.claims, ("margin", *GRID)),
