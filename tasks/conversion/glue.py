@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.functional import pad
 
-from sextant.data import locate
-from sextant.errors import UserError
+from sextant.data import DataNotFound, locate
 from tasks.conversion.data import ConversionData, Examples
 from tasks.conversion.scoring import Metric
 
@@ -118,7 +117,7 @@ class GlueData(ConversionData):
         try:
             found = datasets.load_dataset("nyu-mll/glue", self.task)
         except Exception as error:  # the library raises many unrelated types when it is offline
-            raise UserError(
+            raise DataNotFound(
                 f"{self.task} of GLUE is read from the hub (nyu-mll/glue), which did not answer: "
                 f"{type(error).__name__}"
             ) from error
