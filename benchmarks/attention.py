@@ -308,7 +308,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parse(words)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    machine = f"{hardware()['cpu']}, one thread, torch {torch.__version__}."
+    machine = f"{hardware('cpu')['cpu']}, one thread, torch {torch.__version__}."
     show(measured(asked), f"# What LUNA's attention costs\n\n{machine}\n{EPILOG}", asked.save)
 
 

@@ -131,7 +131,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Measures, prints and, where it is asked for, saves the tables."""
     asked = parse(words)
     torch.set_num_threads(1)
-    machine = f"{hardware()['cpu']}, one thread, torch {torch.__version__}."
+    machine = f"{hardware('cpu')['cpu']}, one thread, torch {torch.__version__}."
     show(measured(asked), f"# What a converted BERT costs\n\n{machine}\n{EPILOG}", asked.save)
 
 

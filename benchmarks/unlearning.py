@@ -335,7 +335,7 @@ def main(words: Sequence[str] | None = None) -> None:
     asked = parse(words)
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
-    where = hardware()["cpu"] if asked.device == "cpu" else torch.cuda.get_device_name()
+    where = hardware("cpu")["cpu"] if asked.device == "cpu" else torch.cuda.get_device_name()
     machine = f"{where}, {asked.threads} CPU threads, torch {torch.__version__}."
     show(measured(asked), f"# What CovarNav costs\n\n{machine}\n{EPILOG}", asked.save)
 
