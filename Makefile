@@ -15,7 +15,10 @@ FRESH ?=
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 SEXTANT := $(if $(FRESH),SEXTANT_RESULTS=results/fresh )$(VENV)/bin/sextant
-OPTIONS = tier=$(TIER) where=$(WHERE) $(if $(SEEDS),seeds=$(SEEDS)) $(if $(ROW),rows=$(ROW)) $(if $(COLUMN),columns=$(COLUMN)) $(if $(WORKERS),workers=$(WORKERS)) $(if $(LOGGER),logger=$(LOGGER)) $(if $(CLUSTER),cluster=$(CLUSTER)) $(if $(TRAINER),trainer=$(TRAINER)) $(if $(RETRY),--retry $(filter failed,$(RETRY)))
+# what sextant is asked for, under the names above; what else is typed after the target goes along too, to be refused
+ASKED := TIER WHERE SEEDS ROW COLUMN WORKERS LOGGER CLUSTER TRAINER RETRY
+TYPED = $(foreach pair,$(MAKEOVERRIDES),$(if $(filter PYTHON FRESH $(ASKED),$(firstword $(subst =, ,$(pair)))),,$(pair)))
+OPTIONS = $(foreach name,$(ASKED),$(if $($(name)),$(name)=$($(name)))) $(TYPED)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test test-order test-slurm test-browser test-all lint bench lock tables report wandb-sync

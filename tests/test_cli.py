@@ -17,7 +17,10 @@ import torch
 
 from sextant.cli import VERBS, main
 from sextant.paths import find_project
+from sextant.runs import ledger
 from sextant.runs.compose import Composer
+from sextant.verbs import arguments
+from sextant.verbs.plan import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 
@@ -50,7 +53,7 @@ def test_every_verb_teaches_by_example(capsys, verb):
     [
         (["reprodue", "12"], "unknown verb 'reprodue'; did you mean 'reproduce'?"),
         (["table"], "N is missing"),
-        (["table", "99"], "there is no table 99; numbers go from 1 to 37"),
+        (["table", "99"], "there is no table 99; numbers go from 1 to"),
         (["table", "otmf-9"], "otmf-"),
         (["table", "14"], r"table 14 .* is not built yet; built: .*12, 13"),
         (["reproduce", "14"], r"table 14 .* is not built yet; built: .*12, 13"),
@@ -70,6 +73,12 @@ def test_every_verb_teaches_by_example(capsys, verb):
         (["data", "get"], "unknown data command 'get'"),
         (["run", "method=flow/meanflow"], "unknown method 'flow/meanflow'.*'flow/mean_flow'"),
         (["run", "tier=huge"], "unknown tier 'huge'"),
+        (["run", "seed=abc"], "seed must be a whole number such as 0, not 'abc'"),
+        (["run", "seed=1.5"], "seed must be a whole number such as 0, not 1.5"),
+        (["run", "seed=null"], "seed must be a whole number such as 0, not None"),
+        (["run", "seed=[0]"], "seed must be a whole number such as 0, not \\[0\\]"),
+        (["run", "seed=-1"], "seed must be a whole number such as 0, not -1"),
+        (["run", "budget.steps=true"], "budget.steps must be a whole number such as 0, not True"),
         (["run", "budget.step=5"], "unknown key in budget 'step'; did you mean 'steps'?"),
         (["run", "task=generation/mnist_recognition"], "task.network"),
     ],
@@ -199,6 +208,68 @@ def test_killed_in_training_and_run_again_equals_undisturbed(tmp_path, how):
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_a_run_that_the_ledger_has_is_printed_and_computed_anew_when_asked(results, capsys):
+    spec = Composer(find_project().conf).spec(
+        "generation/normal_to_eight_gaussians", "flow/mean_flow", "smoke", 0
+    )
+    record = ledger.new_record(spec, {}) | {
+        "status": "done", "seconds": 1.0, "peak_memory_mb": 1.0,
+        "scores": {"w2@1": {"value": 77.5, "n": 1, "standard_error": None, "better": "lower"}},
+    }  # fmt: skip
+    ledger.append(results / "ledger", record)
+    asked = ["run", "method=flow/mean_flow", "tier=smoke", "seed=0"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "w2@1: 77.5" in said
+    assert "--again computes it anew" in said
+    assert not (results / "runs" / spec.run_id).exists()
+    assert main([*asked, "--again"]) == 0
+    assert (results / "runs" / spec.run_id / "student.pt").is_file()
+    assert ledger.read(results / "ledger")[spec.run_id]["scores"]["w2@1"]["value"] != 77.5
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("SEED=0", "unknown option 'SEED'; did you mean 'SEEDS'?"),
+        ("ROWS=ot_exact", "unknown option 'ROWS'; did you mean 'ROW'?"),
+        ("Tier=smoke", "unknown option 'Tier'; did you mean 'TIER'?"),
+    ],
+)
+def test_nothing_typed_after_a_target_of_make_is_ignored(results, capsys, typed, sentence):
+    asked = subprocess.run(
+        ["make", "-n", "plan-table-12", "ROW=mean_flow", typed],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    passed = asked.splitlines()[-1].split(" plan ")[1].split()
+    assert "ROW=mean_flow" in passed
+    assert sentence in said(capsys, "plan", *passed)
+
+
+@pytest.mark.parametrize(("typed", "retried"), [("RETRY=1", "also"), ("RETRY=failed", "alone")])
+def test_options_as_make_spells_them(typed, retried):
+    read = arguments.read(["12", "TIER=smoke", "ROW=a", typed], "", ["N"], OPTIONS, ["--retry"])
+    assert read.options["tier"] == "smoke"
+    assert read.options["rows"] == "a"
+    assert read.retry() == retried
+
+
+def test_run_alone_shows_how_it_is_called(results, capsys):
+    assert main(["run"]) == 0
+    assert "usage: sextant run" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_whoever_reads_the_first_line_alone_gets_it(encoding):
+    answer = subprocess.run(
+        f"{sys.executable} -m sextant.cli table 12 | head -1; echo ${{PIPESTATUS[0]}}",
+        shell=True, executable="/bin/bash", cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+    )  # fmt: skip
+    assert answer.stdout.splitlines()[-1] == "0"
+    assert answer.stderr == ""
 
 
 def test_wandb_mirrors_a_run_without_network_or_account(results, tmp_path):

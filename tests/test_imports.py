@@ -15,20 +15,21 @@ ALLOWED = {
     "sextant.methods": {"sextant.contracts", "sextant.methods", "sextant.ranges"},
     "sextant.ranges": set(),
     "sextant.data": {
-        "sextant.data", "sextant.errors", "sextant.schemas", "sextant.yaml_files"
+        "sextant.data", "sextant.errors", "sextant.files", "sextant.schemas", "sextant.yaml_files"
     },
     "sextant.contracts": set(),
     "sextant.errors": set(),
+    "sextant.files": {"sextant.errors"},
     "sextant.runs": {
-        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.options", "sextant.schemas",
-        "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
+        "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.files", "sextant.options",
+        "sextant.schemas", "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
     },
     "sextant.wandb": {
         "sextant.wandb", "sextant.runs", "sextant.tables.schema", "sextant.errors"
     },
     "sextant.tables": {
         "sextant.tables", "sextant.runs.curves", "sextant.runs.ledger", "sextant.runs.spec",
-        "sextant.errors", "sextant.options", "sextant.schemas", "sextant.words",
+        "sextant.errors", "sextant.files", "sextant.options", "sextant.schemas", "sextant.words",
         "sextant.yaml_files"
     },
 }  # fmt: skip

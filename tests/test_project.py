@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from pip._internal.network.session import PipSession
+from pip._internal.req.req_file import parse_requirements
 
 from sextant.paths import Project
 from sextant.runs import ledger
@@ -67,7 +69,16 @@ def test_no_machine_path_is_in_the_ledger():
 def test_conda_and_pip_install_the_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    assert pip == ["--no-deps -r requirements.lock"]
+    # conda hands these lines to pip as a file of requirements; PIP_NO_DEPS stands in the command
+    given = ROOT / "requirements.from-conda.txt"
+    try:
+        given.write_text("\n".join(pip))
+        read = [entry.requirement for entry in parse_requirements(str(given), PipSession())]
+    finally:
+        given.unlink()
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    assert read == [line for line in lock if line and not line.startswith("#")]
+    assert "PIP_NO_DEPS=1 conda env create" in (ROOT / "environment.yml").read_text()
     assert "python=3.11" in environment["dependencies"]
 
 

@@ -7,13 +7,14 @@ import json
 import pytest
 
 from sextant.cli import main
+from sextant.files import write_json
 from sextant.paths import Project
 from sextant.runs import ledger
 from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
 from sextant.runs.lease import lease
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import RunFolder, open_folder, write_json
+from sextant.runs.store import RunFolder, open_folder
 from sextant.tables.definition import find_table
 from sextant.verbs.tabling import runs_of
 from sextant.wandb.mirror import LINE, is_sent, offline_copies

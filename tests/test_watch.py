@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 
 from sextant.cli import main
+from sextant.files import write_json
 from sextant.runs.context import RunContext
 from sextant.runs.execute import execute
 from sextant.runs.lease import lease
-from sextant.runs.store import open_folder, write_json
+from sextant.runs.store import open_folder
 from sextant.runs.watching import Active, Pace, active, ended
 from sextant.verbs.watch import sparkline
 from tests.toy import ROOT, line_spec

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from io import TextIOWrapper
 
 from sextant import __version__
 from sextant.errors import UserError, unknown
@@ -41,7 +43,25 @@ def help_text() -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs a verb; a mistake of the user is one sentence on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no ± or ↓ shows ?
     arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = _run_verb(arguments)
+        sys.stdout.flush()
+        return code
+    except SystemExit as left:
+        if not isinstance(left.__context__, BrokenPipeError):
+            raise
+        return 0  # how rich leaves where nobody reads on
+    except BrokenPipeError:
+        # whoever read this has seen enough; what is left to be flushed goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run_verb(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0
@@ -61,8 +81,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sextant: stopped; the same command goes on where it stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ class UserError(Exception):
 def unknown(kind: str, name: object, allowed: Iterable[object]) -> UserError:
     """The sentence for a name that is not known: the nearest match, then what is allowed."""
     choices = sorted(str(choice) for choice in allowed)
-    nearest = difflib.get_close_matches(str(name), choices, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    spelled = {choice.lower(): choice for choice in choices}
+    nearest = difflib.get_close_matches(str(name).lower(), spelled, n=1)
+    hint = f"; did you mean {spelled[nearest[0]]!r}?" if nearest else ""
     listed = ", ".join(choices) if len(choices) <= 40 else f"{', '.join(choices[:40])}, ..."
     return UserError(f"unknown {kind} {str(name)!r}{hint} (known: {listed or 'none'})")

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from sextant.errors import UserError
+from sextant.files import write_json
 from sextant.runs import ledger
 from sextant.runs.launch import job, queue
 from sextant.runs.launch.owner import owned, owner_of
@@ -16,7 +17,7 @@ from sextant.runs.launch.queue import QueuedJob, parse
 from sextant.runs.launch.run_status import StatusReader
 from sextant.runs.launch.submissions import Submission
 from sextant.runs.plan import make_plan, write_plan
-from sextant.runs.store import RunFolder, open_folder, write_json
+from sextant.runs.store import RunFolder, open_folder
 from tests.toy import line_spec
 
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from sextant.errors import UserError
+from sextant.files import replace_file, write_json
 from sextant.runs.lease import Taken, holder, lease, owner_path
-from sextant.runs.store import replace_file, write_json
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from sextant.files import read_json
 from sextant.runs import ledger
 from sextant.runs.launch import queue
 from sextant.runs.launch.cluster import Cluster
@@ -16,7 +17,7 @@ from sextant.runs.launch.run_status import StatusReader
 from sextant.runs.launch.slurm import launch
 from sextant.runs.launch.submissions import read_submissions
 from sextant.runs.plan import make_plan, write_plan
-from sextant.runs.store import RunFolder, read_json
+from sextant.runs.store import RunFolder
 
 SMALL = Cluster(cpus=1, memory_gb=1, minutes=10)
 

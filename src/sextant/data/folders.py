@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sextant.data.definitions import DataFile, Definition, definition, names
 from sextant.data.sources import SOURCES, SourceFailed, describe
 from sextant.errors import UserError
+from sextant.files import locked
 
 
 class DataNotFound(UserError, FileNotFoundError):
@@ -107,7 +106,7 @@ def fetch(name: str) -> DataFolder:
     wanted, cache = definition(name), cache_folder()
     target = cache / name
     cache.mkdir(parents=True, exist_ok=True)
-    with _lock(cache / f".{name}.lock"):
+    with locked(cache / f".{name}.lock"):
         with contextlib.suppress(WrongBytes):
             if _lacks(wanted, target) is None:
                 return _verified(wanted, target, "cache")
@@ -219,11 +218,3 @@ def _not_found(wanted: Definition, reasons: list[str]) -> DataNotFound:
     return DataNotFound(
         f"data set {wanted.name!r} ({wanted.title}) was not found: {ways} ({details})"
     )
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    # The lock file stays: removing it would let a third process lock a file nobody else sees.
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
-from sextant.runs.store import append_line, replace_file
+from sextant.files import append_line, replace_file
 
 CARRIED_OUT_BY = ("sextant.runs.training",)
 # Data are identified by their own fingerprints, whatever code found them.

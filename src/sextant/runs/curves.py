@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sextant.runs.store import disk_errors, replace_file
+from sextant.files import disk_errors, replace_file
 
 HEADER = ("step", "metric", "value")
 END_BYTES = 1 << 16  # what is read where the last values are enough

@@ -18,21 +18,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from sextant.contracts import Examination, Streams
 from sextant.errors import UserError
+from sextant.files import disk_errors, disk_trouble, replace_file, set_aside, write_json
 from sextant.printable import printable
 from sextant.runs import code, ledger, provenance, tensors, training
 from sextant.runs.build import build
 from sextant.runs.context import RunContext
 from sextant.runs.lease import Lease, lease
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import (
-    RunFolder,
-    disk_errors,
-    disk_trouble,
-    open_folder,
-    replace_file,
-    set_aside,
-    write_json,
-)
+from sextant.runs.store import RunFolder, open_folder
 from sextant.wandb.mirror import make_logger
 
 
@@ -149,19 +142,10 @@ def _attempt(
         The ledger line, and the mirror that still has to be told of it.
     """
     started = time.monotonic()
+    training.use_one_thread()
     device = device_of(context.trainer["accelerator"])
     training.forget_peak_memory(device)
-    record: dict[str, Any] = {
-        "run_id": spec.run_id,
-        "task": spec.task,
-        "method": spec.method,
-        "tier": spec.tier,
-        "seed": spec.seed,
-        "scores": {},
-        "spec": spec.to_json()["settings"],
-        "parents": [parent.run_id for parent in spec.parents.values()],
-        "provenance": provenance.collect(context.root, device),
-    }
+    record = ledger.new_record(spec, provenance.collect(context.root, device))
     digest = code.remember(context.ledger, code.Sources().of(spec.settings))
     record["provenance"]["code"] = digest
     begin_anew_with_other_code(folder, digest)
@@ -249,7 +233,7 @@ def _finished_parents(spec: RunSpec, runs: Path) -> dict[str, FinishedParent]:
         if not folder.student.is_file():
             raise UserError(
                 f"{spec.title} starts from its {role}, run {parent.run_id}, which is not here; "
-                f"make it with: {parent.command()}"
+                f"make it with: {parent.command()} --again"
             )
         parents[role] = FinishedParent(parent, folder)
     return parents

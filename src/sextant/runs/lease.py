@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from sextant.errors import UserError
-from sextant.runs.store import WITHOUT_LOCKS, disk_errors, is_path_of, lock
+from sextant.files import WITHOUT_LOCKS, disk_errors, is_path_of, lock
 
 BEAT = 10.0
 # A file server may show another machine what was a minute ago.

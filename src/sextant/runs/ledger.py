@@ -16,13 +16,29 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sextant.errors import UserError
+from sextant.files import append_line, lock, replace_file
 from sextant.runs import code
 from sextant.runs.line import FIELDS, parsed, problem, problem_of_head, rank
 from sextant.runs.migrations import Migrations
 from sextant.runs.migrations import migrate as migrate_records
-from sextant.runs.store import append_line, lock, replace_file
+from sextant.runs.spec import RunSpec
 
 START = '{"run_id": "'
+
+
+def new_record(spec: RunSpec, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's line says whatever comes of it; status, seconds and memory are still to come."""
+    return {
+        "run_id": spec.run_id,
+        "task": spec.task,
+        "method": spec.method,
+        "tier": spec.tier,
+        "seed": spec.seed,
+        "scores": {},
+        "spec": spec.to_json()["settings"],
+        "parents": [parent.run_id for parent in spec.parents.values()],
+        "provenance": dict(provenance),
+    }
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.files import read_json, write_json
 from sextant.runs import ledger
 from sextant.runs.identity import run_id
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import RunFolder, read_json, write_json
+from sextant.runs.store import RunFolder
 
 DONE, FAILED, MISSING, PARENT = "done", "failed", "missing", "parent's weights are not here"
 

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning_fabric.plugins.io import CheckpointIO
 
-from sextant.runs.store import is_path_of, set_aside
+from sextant.files import is_path_of, set_aside
 
 PARTS = ("global_step", "state_dict", "optimizer_states", "loops", "callbacks")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import signal
 import time
@@ -17,10 +16,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from sextant.files import replace_file, write_json
 from sextant.runs.curves import Curves
-from sextant.runs.store import RunFolder, replace_file, write_json
+from sextant.runs.store import RunFolder
 from sextant.runs.tensors import ReadOnce, load_checkpoint
 
 Report = Callable[[int, int, Mapping[str, float]], None]
@@ -157,6 +158,7 @@ def fit(
     checkpoint = load_checkpoint(folder.checkpoint)
     data.first_step = checkpoint["global_step"] if checkpoint else 0
     silence_lightning()
+    processes = trainer_settings.get("nodes", 1) * trainer_settings.get("processes_per_node", 1)
     callback = RunCallback(folder, trainer_settings, time_limit, report, stop, still_ours)
     trainer = pl.Trainer(
         max_steps=steps,
@@ -171,7 +173,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
-        plugins=[ReadOnce(checkpoint)],
+        plugins=[ReadOnce(checkpoint), *([OneProcess()] if processes == 1 else [])],
     )
     resume = folder.checkpoint if checkpoint else None
     del checkpoint  # Lightning lets go of it once it has been restored
@@ -190,13 +192,31 @@ def fit(
     return callback.seconds
 
 
+class OneProcess(LightningEnvironment):
+    """A run of one process, whatever an allocation around it (SLURM, torchrun) says of others."""
+
+    def world_size(self) -> int:
+        return 1
+
+    def global_rank(self) -> int:
+        return 0
+
+    def local_rank(self) -> int:
+        return 0
+
+    def node_rank(self) -> int:
+        return 0
+
+
 def silence_lightning() -> None:
     """Keeps Lightning's advertisements and its remarks on intended choices out of the log."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     for remark in (
         ".*module\\(s\\) in eval mode.*",
         ".*LeafSpec.*",
         ".*does not have many workers.*",
+        ".*`srun` command is available.*",
     ):
         warnings.filterwarnings("ignore", message=remark)
 
@@ -235,5 +255,6 @@ def peak_memory_mb(device: str) -> float:
 
 
 def use_one_thread() -> None:
-    """Workers share the cores by processes, so each keeps to one thread."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    """A run keeps to one thread: cores are shared by processes, and sums come out the same bits
+    whoever carries it out."""
+    torch.set_num_threads(1)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.files import read_json
 from sextant.runs import curves
 from sextant.runs.launch.owner import worker_of
-from sextant.runs.store import RunFolder, read_json
+from sextant.runs.store import RunFolder
 
 PATIENCE = (
     5.0  # seconds between a run's folder and its lease beyond which it had an earlier attempt

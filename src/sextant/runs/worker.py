@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import sys
@@ -19,6 +20,7 @@ from sextant.runs.plan import read_plan
 from sextant.runs.store import open_folder
 
 runs_of_plan = cache(read_plan)
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
 
 def work(connection: Connection, context: RunContext) -> None:
@@ -29,6 +31,7 @@ def work(connection: Connection, context: RunContext) -> None:
     """
     # Ctrl-C reaches the whole process group; the launcher decides and asks with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
     def tell(*message: Any) -> None:
         # A launcher that is gone is no reason to lose the run: it ends and the next one finds it.
@@ -48,15 +51,24 @@ def work(connection: Connection, context: RunContext) -> None:
         tell(*carry_out(Path(plan), index, context, again))
 
 
+def end_with_parent() -> None:
+    """Asks Linux for SIGTERM when the launcher is gone, however it went: this process then writes
+    its checkpoint and ends, where it would go on unseen."""
+    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        signal.raise_signal(signal.SIGTERM)  # it went before it could be asked
+
+
 def carry_out(plan: Path, index: int, context: RunContext, again: bool = False) -> tuple[Any, ...]:
     """Carries out run number `index` of a frozen plan; returns the message that ends the job."""
     try:
         spec = runs_of_plan(plan)[index]
         with output_to(open_folder(context.runs, spec).log):
             from sextant.runs.execute import execute
-            from sextant.runs.training import Interrupted, use_one_thread
+            from sextant.runs.training import Interrupted
 
-            use_one_thread()
             try:
                 return "ended", execute(spec, context, again)
             except Interrupted:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from sextant.errors import UserError, unknown
 from sextant.runs.spec import TIERS
 
+# many shells export COLUMNS, the width of the terminal
+SINGULAR_IN_MAKE = {"rows": "row", "columns": "column"}
+
 
 @dataclass
 class Arguments:
@@ -65,6 +68,19 @@ class Arguments:
         return int(text)
 
 
+def _as_make_spells(key: str, options: Sequence[str], flags: Sequence[str]) -> str:
+    """The option that `make TARGET KEY=value` means.
+
+    Raises:
+        UserError: where the verb has none that make would call so.
+    """
+    spelled = {SINGULAR_IN_MAKE.get(option, option).upper(): option for option in options}
+    spelled |= {flag.removeprefix("--").upper(): flag for flag in flags if flag == "--retry"}
+    if key not in spelled:
+        raise unknown("option", key, spelled)
+    return spelled[key]
+
+
 def read(
     arguments: Sequence[str],
     usage: str,
@@ -95,6 +111,13 @@ def read(
             found.options["--retry"] = "alone"
         elif "=" in argument:
             key, _, value = argument.partition("=")
+            if key != key.lower():
+                key = _as_make_spells(key, options, flags)
+            if key == "--retry":
+                found.flags.add(key)
+                if value == "failed":
+                    found.options[key] = "alone"
+                continue
             if key not in options:
                 raise unknown("option", key, options)
             found.options[key] = value

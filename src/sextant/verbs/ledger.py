@@ -7,10 +7,11 @@ import re
 from collections import Counter
 
 from sextant.errors import UserError, unknown
+from sextant.files import read_json, write_json
 from sextant.paths import find_project
 from sextant.runs import ledger
 from sextant.runs.migrations import migrate_frozen, read_migrations
-from sextant.runs.store import RunFolder, read_json, write_json
+from sextant.runs.store import RunFolder
 from sextant.verbs.arguments import read
 from sextant.wandb.importing import import_lines, lines_of
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 from sextant.errors import UserError, unknown
-from sextant.paths import find_project
+from sextant.paths import Project, find_project
+from sextant.runs import ledger
 from sextant.runs.compose import Composer, spec_from_config
 from sextant.runs.launch.job import in_hydras_job, requeueing_under_hydra
 from sextant.runs.spec import TIERS, RunSpec
@@ -17,7 +19,7 @@ USAGE = """usage: sextant run [task=NAME] [method=NAME] [tier=small] [seed=0] [k
 
 Carries out one run, after the runs it starts from, and prints its scores. It is a plain Hydra app:
 any setting can be overridden, --multirun sweeps, --cfg job prints the composed config. The same
-settings are the same run: asked for again, it prints what the ledger has.
+settings are the same run: asked for again, it prints what the ledger has; --again computes it anew.
 
 examples:
   sextant run task=generation/normal_to_eight_gaussians method=flow/mean_flow tier=smoke seed=0
@@ -28,9 +30,11 @@ FLAGS_WITH_A_VALUE = ("--cfg", "-c", "--package", "-p", "--config-dir", "-cd")
 
 
 def main(arguments: list[str]) -> int:
-    if any(argument in ("-h", "--help") for argument in arguments):
+    if not arguments or any(argument in ("-h", "--help") for argument in arguments):
         print(USAGE)
         return 0
+    again = "--again" in arguments
+    arguments = [argument for argument in arguments if argument != "--again"]
     import hydra
 
     from sextant.runs.hydra_store import register
@@ -38,13 +42,13 @@ def main(arguments: list[str]) -> int:
     project = find_project()
     register(project.conf)
     _check(project.conf, arguments)
-    results: list[dict[str, Any]] = []
+    results: list[Mapping[str, Any]] = []
     problems: list[BaseException] = []
 
     def job(config: Any) -> None:
         # Hydra would print a traceback and exit with 1, so what is for the user waits outside it.
         try:
-            results.append(_carry_out(config))
+            results.append(_carry_out(config, again))
         except (UserError, KeyboardInterrupt) as problem:
             if in_hydras_job():
                 raise  # the list stays on the node; the launching call learns of what is raised
@@ -110,7 +114,7 @@ def _as_sentence(error: Exception, overrides: list[str]) -> UserError:
     return UserError(text)
 
 
-def _carry_out(config: Any) -> dict[str, Any]:
+def _carry_out(config: Any, again: bool) -> Mapping[str, Any]:
     """The body of the Hydra app: resolves the run, then carries out its lineage."""
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
@@ -128,6 +132,8 @@ def _carry_out(config: Any) -> dict[str, Any]:
         sentence = " ".join(str(error).split("\n")[0].split())
         raise UserError(f"{task} with {method} at tier {tier} does not fit: {sentence}") from None
 
+    _check_numbers(resolved)
+
     def parent_spec(parent: dict[str, Any]) -> RunSpec:
         seed = parent.get("seed", "same")
         return composer.spec(
@@ -138,11 +144,41 @@ def _carry_out(config: Any) -> dict[str, Any]:
         )
 
     spec = spec_from_config(resolved, task, method, tier, parent_spec)
+    known = {} if again else ledger.read(project.ledger, [spec.run_id])
+    if known:
+        return _tell(project, known[spec.run_id], "; --again computes it anew")
     with requeueing_under_hydra(spec, project.runs) if in_hydras_job() else nullcontext():
-        return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"])
+        return carry_out_lineage(project, spec, resolved["trainer"], resolved["logger"], again)
 
 
-def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]:
+def _check_numbers(resolved: Mapping[str, Any]) -> None:
+    """Refuses a seed or a number of steps that is none, before anything stands in the ledger.
+
+    Raises:
+        UserError: naming what was given.
+    """
+    steps = (resolved.get("budget") or {}).get("steps")
+    for name, value in (("seed", resolved["seed"]), ("budget.steps", steps)):
+        if name == "budget.steps" and value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            raise UserError(f"{name} must be a whole number such as 0, not {value!r}")
+
+
+def _tell(project: Project, record: Mapping[str, Any], where: str = "") -> Mapping[str, Any]:
+    """Prints the scores of a run, or why it failed."""
+    if record["status"] == "failed" and where:
+        print(f"  failed: {record['reason']} ({record.get('message', '')})")
+    for name, score in record["scores"].items():
+        print(f"  {name}: {score['value']:.6g}")
+    path = f"from {project.ledger}" if where else project.runs / record["run_id"]
+    print(f"run {record['run_id']}: {path}{where}")
+    return record
+
+
+def carry_out_lineage(
+    project: Project, spec: RunSpec, trainer: Any, logger: Any, again: bool = False
+) -> Mapping[str, Any]:
     """Carries out the parents that are not here, then the run; prints what came of it."""
     from sextant.runs.context import RunContext
     from sextant.runs.execute import execute
@@ -164,13 +200,10 @@ def carry_out_lineage(project, spec: RunSpec, trainer, logger) -> dict[str, Any]
                 on_wait=lambda owner: progress.note(f"waiting for {owner}"),
             )
             try:
-                record = execute(member, context)
+                record = execute(member, context, again and member.run_id == spec.run_id)
             except Interrupted:
                 raise KeyboardInterrupt from None
             progress.end(0, member, record)
             if record["status"] == "failed":
                 break
-    for name, score in record["scores"].items():
-        print(f"  {name}: {score['value']:.6g}")
-    print(f"run {record['run_id']}: {project.runs / record['run_id']}")
-    return record
+    return _tell(project, record)

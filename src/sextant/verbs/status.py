@@ -11,12 +11,11 @@ from sextant.paths import Project, find_project
 from sextant.runs import ledger
 from sextant.runs.compose import Composer
 from sextant.runs.launch.cost import Estimator
-from sextant.runs.launch.owner import worker_of
 from sextant.runs.launch.queue import QueuedJob, read_queue
 from sextant.runs.launch.run_status import DONE, MISSING, QUEUED, RunStatus, StatusReader
 from sextant.runs.launch.submissions import Submission, job_name, read_submissions
 from sextant.runs.plan import make_plan
-from sextant.runs.store import RunFolder, read_json
+from sextant.runs.watching import active
 from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.verbs.arguments import read
 from sextant.verbs.sparing import Spared
@@ -121,15 +120,12 @@ def details(found: Sequence[RunStatus]) -> list[str]:
 def running(project: Project, named: set[str]) -> list[str]:
     """One line for each run that is carried out now, but for those that are named above."""
     lines = []
-    for folder in sorted(project.runs.glob("*/")) if project.runs.is_dir() else []:
-        owner = None if folder.name in named else worker_of(RunFolder(folder))
-        if owner is None or not (folder / "spec.json").is_file():
+    for run in active(project.runs):
+        if run.run_id in named:
             continue
-        spec = read_json(folder / "spec.json")
-        line = f"running: {spec['task']} {spec['method']} seed {spec['seed']} ({owner})"
-        if (folder / "state.json").is_file():
-            state = read_json(folder / "state.json")
-            metrics = ", ".join(f"{key} {value:.4g}" for key, value in state["metrics"].items())
-            line += f": step {state['step']} of {state['steps']} {metrics}"
+        line = f"running: {run.task} {run.method} seed {run.seed} ({run.owner})"
+        if run.seen:
+            metrics = ", ".join(f"{key} {value:.4g}" for key, value in run.metrics.items())
+            line += f": step {run.step} of {run.steps} {metrics}"
         lines.append(line)
     return lines

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError, unknown
+from sextant.files import replace_file
 from sextant.paths import Project, find_project
 from sextant.runs import curves
 from sextant.runs.compose import Composer
 from sextant.runs.spec import PROGRAM
-from sextant.runs.store import RunFolder, replace_file
+from sextant.runs.store import RunFolder
 from sextant.tables.definition import TableDefinition, find_table
 from sextant.verbs.arguments import Arguments, read
 from sextant.verbs.tabling import TableRuns, fill, runs_of

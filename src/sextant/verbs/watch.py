@@ -127,7 +127,6 @@ class View:
     def _running(self, width: int) -> Any:
         from rich.table import Table
 
-        names = ["run", "where", "step", "metric", "a second", "left", "loss"]
         table = Table(box=None, pad_edge=False, header_style="dim")
         wide = width >= WIDE
         names = ["run", "where", "step", "metric"] if wide else ["run", "step"]

@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sextant.errors import UserError
+from sextant.files import read_json, write_json
 from sextant.runs.context import RunContext
 from sextant.runs.launch import queue
 from sextant.runs.launch.owner import owned
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import RunFolder, open_folder, read_json, write_json
+from sextant.runs.store import RunFolder, open_folder
 from sextant.runs.worker import carry_out, runs_of_plan
 
 NOTICES = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)

@@ -160,19 +160,10 @@ class _Launch:
             self.waiting.appendleft(index)
             return
         spec = self.specs[index]
-        record = {
-            "run_id": spec.run_id,
-            "task": spec.task,
-            "method": spec.method,
-            "tier": spec.tier,
-            "seed": spec.seed,
+        record = ledger.new_record(spec, {}) | {
             "status": "failed",
             "reason": "oom" if code == -signal.SIGKILL else "error",
             "message": f"its process died {self.deaths[index]} times, exit code {code}",
-            "scores": {},
-            "spec": spec.to_json()["settings"],
-            "parents": [parent.run_id for parent in spec.parents.values()],
-            "provenance": {},
             "seconds": 0.0,
             "peak_memory_mb": None,
         }

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.files import read_json
 from sextant.runs.lease import holder
-from sextant.runs.store import RunFolder, read_json
+from sextant.runs.store import RunFolder
 
 FILE = "owner.json"
 ATTEMPTS = 5

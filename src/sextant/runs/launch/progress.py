@@ -17,6 +17,8 @@ from sextant.runs.spec import RunSpec
 from sextant.runs.worker import describe
 from sextant.words import duration
 
+SILENCE = 30.0  # seconds without a word where no bar can be drawn
+
 
 class Progress:
     """Counts the runs of one launch.
@@ -40,6 +42,7 @@ class Progress:
         self.live = self.console.is_terminal
         self.specs, self.expected, self.workers = list(specs), expected, max(1, workers)
         self.on_end = on_end
+        self.said = time.monotonic()
         self.left = {spec.run_id: spec for spec in specs}
         self.measured: dict[tuple[str, str], list[float]] = {}
         self.ended = 0
@@ -72,6 +75,9 @@ class Progress:
     def step(self, slot: int, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         note = ", ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:1])
         self.bars.update(self.slots[slot], completed=step, total=steps, note=note)
+        if not self.live and time.monotonic() - self.said > SILENCE and slot in self.running:
+            self.said = time.monotonic()
+            self.note(f"{self.running[slot][0].title}: step {step} of {steps}, {note}")
 
     def end(self, slot: int, spec: RunSpec, record: Mapping[str, Any]) -> None:
         self.ended += 1

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from sextant.errors import UserError
+from sextant.files import read_json
 from sextant.runs.launch.owner import owner_of
 from sextant.runs.launch.queue import QueuedJob
 from sextant.runs.launch.submissions import Submission
 from sextant.runs.lease import holder
 from sextant.runs.plan import DONE, FAILED, RunPlan
 from sextant.runs.spec import RunSpec
-from sextant.runs.store import RunFolder, read_json
+from sextant.runs.store import RunFolder
 from sextant.words import duration
 
 RUNNING, PREEMPTED, QUEUED, LOST, MISSING = "running", "preempted", "queued", "lost", "missing"

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from sextant.files import disk_errors
 from sextant.runs.launch.queue import QueuedJob
-from sextant.runs.store import disk_errors
 
 FILE = "submitted.jsonl"
 
