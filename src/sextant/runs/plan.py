@@ -16,6 +16,7 @@ from sextant.runs.identity import run_id
 from sextant.runs.spec import RunSpec
 from sextant.runs.store import RunFolder
 
+Records = Mapping[str, Mapping[str, Any]]
 DONE, FAILED, MISSING, PARENT = "done", "failed", "missing", "parent's weights are not here"
 
 
@@ -29,7 +30,7 @@ class RunPlan:
 
     specs: tuple[RunSpec, ...]
     states: Mapping[str, str]
-    records: Mapping[str, Mapping[str, Any]]
+    records: Records
 
     def to_run(self, retry: bool = False) -> list[RunSpec]:
         """The runs to carry out; failed ones only when asked, since a failure is a result."""
@@ -41,13 +42,18 @@ class RunPlan:
         return Counter(self.states.values())
 
 
-def make_plan(wanted: Iterable[RunSpec], ledger_folder: Path, runs_folder: Path) -> RunPlan:
-    """Compares the runs wanted, and the parents they need, with the ledger and the run folders."""
+def make_plan(wanted: Iterable[RunSpec], records: Path | Records, runs_folder: Path) -> RunPlan:
+    """Compares the runs wanted, and the parents they need, with the ledger and the run folders.
+
+    Args:
+        records: the ledger's folder, or the lines of it that were read.
+    """
     specs: dict[str, RunSpec] = {}
     for spec in wanted:
         for member in spec.lineage():
             specs.setdefault(member.run_id, member)
-    records = ledger.read(ledger_folder, specs)
+    if isinstance(records, Path):
+        records = ledger.read(records, specs)
     states = {run_id: _state(records.get(run_id)) for run_id in specs}
     for spec in specs.values():
         if states[spec.run_id] == MISSING:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 
 from sextant.errors import UserError
 from sextant.paths import Project, find_project
@@ -15,11 +16,12 @@ from sextant.runs.launch.queue import QueuedJob, read_queue
 from sextant.runs.launch.run_status import DONE, MISSING, QUEUED, RunStatus, StatusReader
 from sextant.runs.launch.submissions import Submission, job_name, read_submissions
 from sextant.runs.plan import make_plan
+from sextant.runs.spec import RunSpec
 from sextant.runs.watching import active
 from sextant.tables.definition import TableDefinition, find_table, requests
 from sextant.verbs.arguments import read
 from sextant.verbs.sparing import Spared
-from sextant.verbs.tabling import plan_name, runs_of
+from sextant.verbs.tabling import TableRuns, plan_name, runs_of
 
 USAGE = """usage: sextant status [N] [tier=small]
 
@@ -31,6 +33,7 @@ which step and how long it takes yet, why it waits, or the first line of why it 
   lost       its job left the queue without a result (--retry failed sends it again)
 
 example: sextant status 12"""
+SHOWN = 4  # tasks of runs that are in no table
 
 
 def main(arguments: list[str]) -> int:
@@ -38,17 +41,16 @@ def main(arguments: list[str]) -> int:
     if asked is None:
         return 0
     project = find_project()
-    records = ledger.read(project.ledger).values()
+    summaries = ledger.summaries(project.ledger)
     submitted = read_submissions(project.slurm)
-    reader = StatusReader(project.runs, submitted, queue_of(submitted), Estimator(records).expected)
-    known = {(record["task"], record["tier"]) for record in records}
+    known = {(summary.task, summary.tier) for summary in summaries.values()}
     spared = Spared()
     if asked.words:
         definitions = [find_table(project.root, asked.words[0])]
     else:
         definitions = spared.tables(project)
-    named = set()
     composer = Composer(project.conf)
+    tables: list[tuple[TableDefinition, str, TableRuns]] = []
     for definition in definitions:
         tiers = (
             [asked.tier()] if "tier" in asked.options else tiers_begun(definition, known, submitted)
@@ -56,15 +58,46 @@ def main(arguments: list[str]) -> int:
         for tier in tiers:
             with spared.table():
                 runs = runs_of(project, definition, tier, composer=composer)
-                found = reader.of(make_plan(runs.specs, project.ledger, project.runs))
-                print(f"table {definition.number} at tier {tier}: {summary(found)}")
-                if asked.words:
-                    for line in details(found):
-                        print(f"  {line}")
-                    named |= {status.spec.run_id for status in found}
+                tables.append((definition, tier, runs))
+    wanted = {m.run_id for _, _, runs in tables for spec in runs.specs for m in spec.lineage()}
+    records = ledger.read(project.ledger, wanted)
+    reader = StatusReader(project.runs, submitted, queue_of(submitted), estimates(project))
+    named = set()
+    for definition, tier, runs in tables:
+        found = reader.of(make_plan(runs.specs, records, project.runs))
+        print(f"table {definition.number} at tier {tier}: {summary(found)}")
+        if asked.words:
+            for line in details(found):
+                print(f"  {line}")
+            named |= {status.spec.run_id for status in found}
+    if not (asked.words or asked.options or spared.exit_code):
+        for line in in_no_table(summaries, wanted):
+            print(line)
     for line in running(project, named):
         print(line)
     return spared.exit_code
+
+
+def estimates(project: Project) -> Callable[[RunSpec], float | None]:
+    """Seconds expected of a run; the whole ledger is read when they are first asked for."""
+
+    @cache
+    def estimator() -> Estimator:
+        return Estimator(ledger.read(project.ledger).values())
+
+    return lambda spec: estimator().expected(spec)
+
+
+def in_no_table(summaries: Mapping[str, ledger.Summary], wanted: Collection[str]) -> list[str]:
+    """One line of the runs in the ledger that no table asks for, by task and tier."""
+    left = [one for one in summaries.values() if one.run_id not in wanted]
+    if not left:
+        return []
+    counts = Counter(f"{one.task} at tier {one.tier}" for one in left).most_common()
+    said = [f"{count} {what}" for what, count in counts[:SHOWN]]
+    if len(counts) > SHOWN:
+        said.append(f"{sum(count for _, count in counts[SHOWN:])} of other tasks")
+    return [f"in no table: {len(left)} runs of the ledger: {', '.join(said)}"]
 
 
 def queue_of(submitted: Mapping[str, Submission]) -> Mapping[str, QueuedJob] | None:
