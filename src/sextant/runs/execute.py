@@ -34,7 +34,7 @@ class FinishedParent:
 
     def __init__(self, spec: RunSpec, folder: RunFolder) -> None:
         self.run_id, self.spec, self.folder = spec.run_id, spec.settings, folder.path
-        self._student, self._command = folder.student, spec.command()
+        self._student, self._command = folder.student, f"{spec.command()} --again"
 
     def load(self) -> torch.nn.Module:
         """The trained student on the CPU, in evaluation mode.
