@@ -18,11 +18,12 @@ ALLOWED = {
         "sextant.data", "sextant.errors", "sextant.files", "sextant.schemas", "sextant.yaml_files"
     },
     "sextant.contracts": set(),
-    "sextant.errors": set(),
+    "sextant.errors": {"sextant.printable"},
+    "sextant.printable": set(),
     "sextant.files": {"sextant.errors"},
     "sextant.runs": {
         "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.files", "sextant.options",
-        "sextant.schemas", "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
+        "sextant.schemas", "sextant.printable", "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
     },
     "sextant.wandb": {
         "sextant.wandb", "sextant.runs", "sextant.tables.schema", "sextant.errors"
