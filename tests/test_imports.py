@@ -23,7 +23,8 @@ ALLOWED = {
     "sextant.files": {"sextant.errors"},
     "sextant.runs": {
         "sextant.runs", "sextant.contracts", "sextant.errors", "sextant.files", "sextant.options",
-        "sextant.schemas", "sextant.printable", "sextant.wandb.mirror", "sextant.words", "sextant.yaml_files"
+        "sextant.printable", "sextant.schemas", "sextant.wandb.mirror", "sextant.words",
+        "sextant.yaml_files"
     },
     "sextant.wandb": {
         "sextant.wandb", "sextant.runs", "sextant.tables.schema", "sextant.errors"
