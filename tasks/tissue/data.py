@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from sextant.contracts import Grasps, Material, Parent, Streams
+from sextant.contracts import Grasps, Material, Parent, Streams, TissueMesh
 from tasks.shared.stepwise import EpochOrder, StepwiseData
 from tasks.tissue.bodies import Anatomy, BallLiver, Body
 from tasks.tissue.grasps import GraspLaw, synthetic
 from tasks.tissue.laws import LawName
-from tasks.tissue.simulations import Solved, SolveLaw, Workplace, solved
+from tasks.tissue.simulations import BLOCK, Solved, SolveLaw, Workplace, solved
 
 SPACINGS = {800: 17.8, 2200: 12.3, 10400: 7.05}  # millimetres, for about so many nodes
 
@@ -65,8 +66,10 @@ class TissueData(StepwiseData):
         train, test: how many solved grasps.
         young, poisson: of the material, Pa and 1.
         train_side, test_side: where grasps are drawn: "any", "left" or "right".
-        test_reach: metres (least, most) that test tools move, where that differs.
-        test_law, test_poisson, test_organ: of the test set, where they differ.
+        others: further test sets by name, each with what differs from the test set: `reach` of
+            the tools (metres, least and most), `law`, `poisson`, `body` (see `organ`).
+        others_each: solved grasps of each of them; with 0 there are none.
+        paths: paths of a tool, 25 frames each, for the exam of temporal stability.
     """
 
     def __init__(
@@ -82,35 +85,53 @@ class TissueData(StepwiseData):
         poisson: float = 0.45,
         train_side: str = "any",
         test_side: str = "any",
-        test_reach: tuple[float, float] | None = None,
-        test_law: LawName | None = None,
-        test_poisson: float | None = None,
-        test_organ: str | None = None,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
+        others_each: int = 0,
+        paths: int = 0,
     ) -> None:
         super().__init__(batch_size, steps)
         material = Material(young, poisson)
         self.train_law = SolveLaw(liver(nodes), GraspLaw(tools, side=train_side), law, material)
-        self.test_law = SolveLaw(
-            liver(nodes) if test_organ is None else organ(test_organ),
-            GraspLaw(tools, tuple(test_reach or (-0.01, 0.02)), side=test_side),
-            test_law or law,
-            Material(young, poisson if test_poisson is None else test_poisson),
-            part="test",
-        )
-        self.counts = train, test
+        self.test_law = replace(self.train_law, grasps=GraspLaw(tools, side=test_side), part="test")
+        self.counts, self.others_each, self.path_count = (train, test), others_each, paths
+        self.other_laws = {
+            name: self.other_law(**settings) for name, settings in (others or {}).items()
+        }
+
+    def other_law(
+        self,
+        reach: Sequence[float] | None = None,
+        law: LawName | None = None,
+        poisson: float | None = None,
+        body: str | None = None,
+    ) -> SolveLaw:
+        """The law of a further test set that differs in what is named."""
+        like = self.test_law
+        grasps = like.grasps if reach is None else replace(like.grasps, reach=tuple(reach))
+        material = like.material if poisson is None else replace(like.material, poisson=poisson)
+        place = like.body if body is None else organ(body)
+        return replace(like, body=place, grasps=grasps, law=law or like.law, material=material)
 
     def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
         """Finds or makes the solved grasps."""
         super().prepare(streams, parents)
         train, test = self.counts
         self.mesh, self.material = self.train_law.body.mesh(), self.train_law.material
-        self.test_mesh = self.test_law.body.mesh()
+        self._workplaces: dict[Any, Workplace] = {}
         everything = solved(self.train_law, train)
         held_out = max(1, train // 10)
         self.train = _rows(everything, slice(0, train - held_out))
         self.validation = _rows(everything, slice(train - held_out, train))
         self.test = solved(self.test_law, test)
-        self.content = {"train": everything.content, "test": self.test.content}
+        self.paths = solved(replace(self.test_law, part="paths"), BLOCK * self.path_count)
+        self.others = {
+            name: (law.body.mesh(), law.material, solved(law, self.others_each))
+            for name, law in self.other_laws.items()
+            if self.others_each
+        }
+        sets = {"train": everything, "test": self.test, "paths": self.paths}
+        sets |= {name: part for name, (_, _, part) in self.others.items()}
+        self.content = {name: part.content for name, part in sets.items() if len(part.grasps)}
         self.order = EpochOrder(train - held_out, self.batch_size, streams)
 
     def draw_batch(self, step: int) -> Batch:
@@ -131,17 +152,28 @@ class TissueData(StepwiseData):
         law = GraspLaw(self.train_law.grasps.tools)
         return synthetic(self.mesh, law, count, seed)
 
-    def workplace(self, law: LawName | None = None) -> Workplace:
-        """Finite elements of the test body and material, of another law where one is named."""
-        wanted = self.test_law
-        return Workplace(
-            SolveLaw(wanted.body, wanted.grasps, law or wanted.law, wanted.material, part="test")
-        )
+    def solver(
+        self, mesh: TissueMesh, material: Material, law: LawName | None = None
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """A finite element solver: held nodes (n,), -1 for none, and their displacement (n, 3) to
+        the displacement (N, 3), float32; by the task's law where none is named."""
+        key = (id(mesh), material, law or self.train_law.law)
+        if key not in self._workplaces:
+            self._workplaces[key] = Workplace(mesh, key[2], material)
+        workplace = self._workplaces[key]
+
+        def solve(nodes: Tensor, displacement: Tensor) -> Tensor:
+            real = nodes >= 0
+            held, moves = nodes[real].numpy(), displacement[real].double().numpy()
+            return torch.from_numpy(workplace.solve(held, moves)[0]).float()
+
+        return solve
 
     def fingerprints(self) -> dict[str, str]:
         """The bytes of the sets and of what the bodies are made of."""
         sets = {f"tissue {part}": content for part, content in self.content.items()}
-        return sets | self.train_law.body.data() | self.test_law.body.data()
+        bodies = [law.body.data() for law in (self.train_law, *self.other_laws.values())]
+        return sets | {name: value for body in bodies for name, value in body.items()}
 
 
 def _rows(part: Solved, rows: slice) -> Solved:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -21,16 +22,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sextant.contracts import Grasps, Material
+from sextant.contracts import Grasps, Material, TissueMesh
 from tasks.shared.cache import cached, progress
 from tasks.tissue import solver
 from tasks.tissue.bodies import Body
-from tasks.tissue.grasps import Grasper, GraspLaw
+from tasks.tissue.grasps import MOST, Grasper, GraspLaw
 from tasks.tissue.laws import LawName, law_of
 
 BLOCK = 25
 VERSION = 1
 REDRAWS = 20
+COMPUTED_SECONDS = 1.0  # a block that takes longer was not read from disk
+PATHS = "paths"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class SolveLaw:
         law: constitutive law.
         material: its numbers.
         seed: of the draws.
-        part: a word such as "train" or "test": other draws for every part.
+        part: a word such as "train" or "test": other draws for every part. In the part "paths"
+            every block of 25 samples is one path of a tool, frame by frame.
     """
 
     body: Body
@@ -94,22 +98,16 @@ def solved(law: SolveLaw, count: int, workers: int | None = None) -> Solved:
         count: samples.
         workers: processes; None takes as many as this process may use.
     """
+    if count == 0:
+        return _nothing(law)
     numbers = range(-(-count // BLOCK))
     make = partial(_block, law)
     workers = min(workers or len(os.sched_getaffinity(0)), len(numbers))
+    blocks: list[dict[str, Any]] = []
     with progress(f"{law.law}, {law.grasps.tools} tool(s), {law.part}", count) as done:
-        if workers == 1 or multiprocessing.current_process().daemon:
-            blocks = []
-            for number in numbers:
-                blocks.append(make(number))
-                done(BLOCK * len(blocks))
-        else:
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(workers, mp_context=context) as pool:
-                blocks = []
-                for block in pool.map(make, numbers):
-                    blocks.append(block)
-                    done(BLOCK * len(blocks))
+        for block in _in_order(make, numbers, workers):
+            blocks.append(block)
+            done(BLOCK * len(blocks))
 
     def joined(name: str) -> Tensor:
         return torch.from_numpy(np.concatenate([block[name] for block in blocks])[:count])
@@ -125,6 +123,27 @@ def solved(law: SolveLaw, count: int, workers: int | None = None) -> Solved:
     )
 
 
+def _in_order(
+    make: Callable[[int], dict[str, Any]], numbers: range, workers: int
+) -> Iterator[dict[str, Any]]:
+    """make(number) of all numbers, on several processes once one has to be computed."""
+    alone = workers == 1 or multiprocessing.current_process().daemon
+    for number in numbers:
+        started = time.monotonic()
+        yield make(number)
+        if not alone and time.monotonic() - started > COMPUTED_SECONDS:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(workers, mp_context=context) as pool:
+                yield from pool.map(make, numbers[number + 1 :])
+            return
+
+
+def _nothing(law: SolveLaw) -> Solved:
+    nodes = torch.empty(0, MOST * law.grasps.tools, dtype=torch.int64)
+    nothing = torch.empty(0, MOST * law.grasps.tools, 3)
+    return Solved(Grasps(nodes, nothing), torch.empty(0, 0, 3), 0, torch.empty(0), "")
+
+
 def _block(law: SolveLaw, number: int) -> dict[str, Any]:
     """Samples number * BLOCK and following; from disk where they are."""
     described = law.described() | {"block": number, "size": BLOCK}
@@ -134,54 +153,102 @@ def _block(law: SolveLaw, number: int) -> dict[str, Any]:
 
 
 def _solve_block(law: SolveLaw, number: int) -> dict[str, np.ndarray]:
-    workplace = _workplace(law)
-    samples = [workplace.sample(number * BLOCK + row) for row in range(BLOCK)]
+    maker = _maker(law)
+    if law.part == PATHS:
+        samples = maker.path(number)
+    else:
+        samples = [maker.sample(number * BLOCK + row) for row in range(BLOCK)]
     return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
 
 
 @lru_cache(maxsize=1)
-def _workplace(law: SolveLaw) -> Workplace:
+def _maker(law: SolveLaw) -> Maker:
     """Kept from block to block: the compliance of a linear body costs more than a block."""
-    return Workplace(law)
+    return Maker(law)
 
 
 class Workplace:
-    """Mesh, elements and law of a set, ready to solve its grasps."""
+    """Elements and law of a body, ready to solve grasps of it.
 
-    def __init__(self, law: SolveLaw) -> None:
-        self.law, self.mesh = law, law.body.mesh()
-        self.grasper = Grasper(self.mesh, law.grasps)
-        self.elements = solver.Elements(self.mesh)
-        self.material = law_of(law.law, law.material)
-        self.compliance = solver.Compliance(self.elements, self.material)
+    Args:
+        mesh: the body.
+        law: constitutive law.
+        material: its numbers.
+    """
+
+    def __init__(self, mesh: TissueMesh, law: LawName, material: Material) -> None:
+        self.mesh, self.name = mesh, law
+        self.elements = solver.Elements(mesh)
+        self.law = law_of(law, material)
+        self.compliance = solver.Compliance(self.elements, self.law)
 
     def solve(self, held: np.ndarray, moves: np.ndarray) -> tuple[np.ndarray, int]:
-        """The displacement (N, 3) of a grasp, and Newton iterations."""
-        if self.law.law == "linear":
+        """The displacement (N, 3) of held nodes (n,) moved by (n, 3), and Newton iterations."""
+        if self.name == "linear":
             return self.compliance.solve(held, moves), 1
-        found = solver.solve(self.elements, self.material, held, moves)
+        found = solver.solve(self.elements, self.law, held, moves)
         return found.displacement, found.iterations
+
+
+class Maker(Workplace):
+    """Makes the samples of a set."""
+
+    def __init__(self, law: SolveLaw) -> None:
+        super().__init__(law.body.mesh(), law.law, law.material)
+        self.set = law
+        self.grasper = Grasper(self.mesh, law.grasps)
+
+    def generator(self, number: int) -> np.random.Generator:
+        """Of sample or path `number`."""
+        part = int.from_bytes(hashlib.sha256(self.set.part.encode()).digest()[:4], "little")
+        return np.random.default_rng([self.set.seed, part, number])
 
     def sample(self, number: int) -> dict[str, np.ndarray]:
         """A grasp and its solution, as arrays of one size; failed grasps are drawn anew."""
-        part = int.from_bytes(hashlib.sha256(self.law.part.encode()).digest()[:4], "little")
-        generator = np.random.default_rng([self.law.seed, part, number])
+        generator = self.generator(number)
+
+        def draw() -> list[tuple[np.ndarray, np.ndarray]]:
+            return [self.grasper.draw(generator)]
+
+        return self._first_solved(draw, f"sample {number}")[0]
+
+    def path(self, number: int) -> list[dict[str, np.ndarray]]:
+        """The frames of a smooth path: out along a pull and back, and once to either side."""
+        generator = self.generator(number)
+        phase = np.pi * np.arange(1, BLOCK + 1) / (BLOCK + 1)
+
+        def draw() -> list[tuple[np.ndarray, np.ndarray]]:
+            held, pull = self.grasper.draw(generator)
+            side = np.cross(pull, np.eye(3)[np.abs(pull[0]).argmin()])
+            return [
+                (held, np.sin(angle) * pull + 0.5 * np.sin(2 * angle) * side) for angle in phase
+            ]
+
+        return self._first_solved(draw, f"path {number}")
+
+    def _first_solved(
+        self, draw: Callable[[], list[tuple[np.ndarray, np.ndarray]]], what: str
+    ) -> list[dict[str, np.ndarray]]:
+        """The first draw that is solved in all its frames; the first frame counts the others."""
         for failures in range(REDRAWS):
-            held, moves = self.grasper.draw(generator)
-            moves = moves.astype(np.float32).astype(np.float64)  # what is stored is what is solved
+            solutions = []
             try:
-                displacement, iterations = self.solve(held, moves)
+                for held, pulls in draw():
+                    # what is stored is what is solved
+                    moves = pulls.astype(np.float32).astype(np.float64)
+                    solutions.append((held, moves, *self.solve(held, moves)))
             except solver.NotConverged:
                 continue
-            return _sample(self.law.grasps.tools, held, moves, displacement, failures, iterations)
-        raise RuntimeError(f"sample {number}: {REDRAWS} grasps in a row were not solved")
+            return [
+                _sample(self.set.grasps.tools, held, moves, u, 0 if frame else failures, iterations)
+                for frame, (held, moves, u, iterations) in enumerate(solutions)
+            ]
+        raise RuntimeError(f"{what}: {REDRAWS} grasps in a row were not solved")
 
 
 def _sample(
     tools: int, held: np.ndarray, moves: np.ndarray, u: np.ndarray, failures: int, iterations: int
 ) -> dict[str, np.ndarray]:
-    from tasks.tissue.grasps import MOST
-
     nodes = np.full(tools * MOST, -1, np.int64)
     pulls = np.zeros((tools * MOST, 3), np.float32)
     nodes[: len(held)], pulls[: len(held)] = held, moves

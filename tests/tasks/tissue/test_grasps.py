@@ -86,7 +86,7 @@ def test_a_set_is_the_same_however_it_was_made(monkeypatch):
     again = solved(law, 30, workers=1)
     assert not made  # read from disk
     assert again.content == whole.content
-    sample = simulations.Workplace(law).sample(27)
+    sample = simulations.Maker(law).sample(27)
     torch.testing.assert_close(torch.from_numpy(sample["displacement"]), whole.displacement[27])
     assert whole.displacement.shape == (30, len(MESH.positions), 3)
     assert (whole.displacement[:, MESH.fixed] == 0).all()
@@ -95,7 +95,7 @@ def test_a_set_is_the_same_however_it_was_made(monkeypatch):
 
 
 def test_failed_solves_are_counted_and_drawn_anew(monkeypatch):
-    workplace = simulations.Workplace(SolveLaw(BallLiver(2), law="linear"))
+    workplace = simulations.Maker(SolveLaw(BallLiver(2), law="linear"))
     right, calls = workplace.solve, []
 
     def twice_wrong(held, moves):
@@ -135,4 +135,4 @@ def test_unknown_bodies_are_named():
     with pytest.raises(ValueError, match="nodes must be one of 141, 800, 2200, 10400"):
         liver(900)
     with pytest.raises(ValueError, match="young must be positive"):
-        simulations.Workplace(SolveLaw(BallLiver(1), material=Material(0.0, 0.3)))
+        simulations.Maker(SolveLaw(BallLiver(1), material=Material(0.0, 0.3)))
