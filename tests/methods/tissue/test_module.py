@@ -107,7 +107,7 @@ def test_a_strong_regulariser_pulls_towards_the_prior():
     def gap(made):
         return float((made.simulate(MESH, DATA.train.grasps, MATERIAL) - alone).norm())
 
-    assert gap(trained(regularisation=10.0)) < 0.8 * gap(trained())
+    assert gap(trained(300, regularisation=10.0)) < 0.8 * gap(trained(300))
 
 
 def test_training_brings_the_error_down():
