@@ -113,19 +113,20 @@ class TissueData(StepwiseData):
         return replace(like, body=place, grasps=grasps, law=law or like.law, material=material)
 
     def prepare(self, streams: Streams, parents: Mapping[str, Parent]) -> None:
-        """Finds or makes the solved grasps."""
+        """Finds the solved grasps, or makes them in this process; on several,
+        `python -m tasks.tissue.simulations` makes them beforehand."""
         super().prepare(streams, parents)
         train, test = self.counts
         self.mesh, self.material = self.train_law.body.mesh(), self.train_law.material
         self._workplaces: dict[Any, Workplace] = {}
-        everything = solved(self.train_law, train)
+        everything = solved(self.train_law, train, 1)
         held_out = max(1, train // 10)
         self.train = _rows(everything, slice(0, train - held_out))
         self.validation = _rows(everything, slice(train - held_out, train))
-        self.test = solved(self.test_law, test)
-        self.paths = solved(replace(self.test_law, part="paths"), BLOCK * self.path_count)
+        self.test = solved(self.test_law, test, 1)
+        self.paths = solved(replace(self.test_law, part="paths"), BLOCK * self.path_count, 1)
         self.others = {
-            name: (law.body.mesh(), law.material, solved(law, self.others_each))
+            name: (law.body.mesh(), law.material, solved(law, self.others_each, 1))
             for name, law in self.other_laws.items()
             if self.others_each
         }
