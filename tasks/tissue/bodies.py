@@ -23,7 +23,7 @@ class BallLiver:
     """A smooth bent ball the size of a liver, about 20 x 12 x 9 cm and 860 ml: no data needed.
 
     Args:
-        refinements: of scikit-fem's ball; 1, 2, 3 and 4 give 27, 141, 833 and 6,017 nodes.
+        refinements: of scikit-fem's ball; 2, 3 and 4 give 129, 833 and 6,017 nodes.
     """
 
     refinements: int = 3

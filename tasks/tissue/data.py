@@ -23,15 +23,15 @@ Batch = tuple[Grasps, Tensor]
 
 
 def liver(nodes: int) -> Body:
-    """The liver of the data set "anatomy" at about so many nodes; at 141 the synthetic one.
+    """The liver of the data set "anatomy" at about so many nodes; at 129 the synthetic one.
 
     Raises:
         ValueError: for another size.
     """
-    if nodes == 141:
+    if nodes == 129:
         return BallLiver(2)
     if nodes not in SPACINGS:
-        sizes = ", ".join(map(str, (141, *SPACINGS)))
+        sizes = ", ".join(map(str, (129, *SPACINGS)))
         raise ValueError(f"nodes must be one of {sizes}, got {nodes}")
     return Anatomy("liver_fine_surface", 1e-3, SPACINGS[nodes])
 

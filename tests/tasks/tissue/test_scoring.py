@@ -16,7 +16,7 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SEXTANT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
         made = TissueData(
-            2, 1, nodes=141, law="neo_hookean", tools=1, train=10, test=6,
+            2, 1, nodes=129, law="neo_hookean", tools=1, train=10, test=6,
             others={"far": {"reach": [0.02, 0.03]}, "other": {"law": "linear", "poisson": 0.3}},
             others_each=3, paths=1,
         )  # fmt: skip
@@ -72,21 +72,21 @@ def test_jitter_of_a_true_and_of_a_shaky_path(data):
 
 
 def test_the_solver_that_made_the_data_passes_and_stillness_does_not(data):
-    exam = TissueExam(timed=2, sizes=(141,))
+    exam = TissueExam(timed=2, sizes=(129,))
     best, worst = (FiniteElements("task"), NoMotion())
     marks = []
     for student in (best, worst):
         student.prepare(Streams(0), {}, data)
         examined = exam.examine(student, data, Streams(0), {})
         marks.append({name: score.value for name, score in examined.scores.items()})
-        assert examined.arrays["found"].shape == (3, 141, 3)
+        assert examined.arrays["found"].shape == (3, 129, 3)
     assert marks[0]["mean_error"] < 1e-4
     assert marks[0]["mean_error_far"] < 1e-4
     assert marks[0]["capture_far"] > 99.99
     assert marks[0]["inverted"] == 0
     assert marks[0]["jitter"] == pytest.approx(1, abs=1e-4)
     assert marks[0]["milliseconds"] > marks[1]["milliseconds"] >= 0
-    assert {"milliseconds_141", "milliseconds_p95", "failed_solves"} <= marks[0].keys()
+    assert {"milliseconds_129", "milliseconds_p95", "failed_solves"} <= marks[0].keys()
     assert marks[1]["mean_error"] > 0.1
     assert marks[1]["held_error"] > marks[1]["free_error"]
     assert marks[1]["boundary_error"] == 0
@@ -106,6 +106,6 @@ def test_wrong_and_infinite_answers_are_refused(data):
     with pytest.raises(ValueError, match="simulate must return shape"):
         ask(torch.zeros(6, 140, 3))
     with pytest.raises(FloatingPointError, match="not finite"):
-        ask(torch.full((6, 141, 3), float("nan")))
+        ask(torch.full((6, 129, 3), float("nan")))
     with pytest.raises(ValueError, match="timed must be at least 0"):
         TissueExam(timed=-1)
