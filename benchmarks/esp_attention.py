@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from sextant.methods.attention.esp import ESPAttention
 from sextant.methods.attention.sinkhorn import SinkhornAttention
-from sextant.methods.transport.sliced import expected
+from sextant.methods.transport.sliced import expected, expected_forms
 from tasks.shared.measuring import both_passes, peak_bytes, times
 
 HEADS, WIDTH = 2, 64
@@ -66,12 +66,12 @@ def without_gradient(attend: Attend, tensors: Sequence[Tensor]) -> None:
 @contextmanager
 def forced(form: Any, entries: Callable[[int], int]) -> Iterator[None]:
     """Every soft plan in one form."""
-    chosen = expected._form
-    expected._form = lambda given, width, power: (form, entries(given.queries.shape[1]))
+    chosen = expected.form_of
+    expected.form_of = lambda given, width, power: (form, entries(given.queries.shape[1]))
     try:
         yield
     finally:
-        expected._form = chosen
+        expected.form_of = chosen
 
 
 def in_form(form: Any, entries: Callable[[int], int]) -> Attend:
@@ -101,9 +101,9 @@ def forms(lengths: Sequence[int], repeats: int) -> Iterator[Shown]:
     square = lambda n: n * n  # noqa: E731
     every: dict[str, Attend] = {
         "dense, all slices at once": dense,
-        "plans, slices made again": in_form(expected._of_plans, square),
-        "ranks, slices made again": in_form(expected._of_ranks, square),
-        "spectrum, slices made again": in_form(expected._of_spectra, lambda n: 80 * n),
+        "plans, slices made again": in_form(expected_forms.through_plans, square),
+        "ranks, slices made again": in_form(expected_forms.through_ranks, square),
+        "spectrum, slices made again": in_form(expected_forms.through_spectra, lambda n: 80 * n),
         "LapSum": ESPAttention(HEADS, WIDTH, sorting="lapsum", temperature=0.03),
     }
     for number in lengths:

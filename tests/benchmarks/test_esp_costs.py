@@ -24,8 +24,8 @@ def test_the_forms_are_one_attention(load):
     benchmark = load("esp_attention")
     tensors = benchmark.inputs(40)
     expected = ESPAttention(benchmark.HEADS, benchmark.WIDTH)(*tensors)
-    for name in ("_of_plans", "_of_ranks", "_of_spectra"):
-        form = getattr(benchmark.expected, name)
+    for name in ("through_plans", "through_ranks", "through_spectra"):
+        form = getattr(benchmark.expected_forms, name)
         found = benchmark.in_form(form, lambda n: n * n)(*tensors)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     # The reference differs in its costs alone: unsquared, and summed.

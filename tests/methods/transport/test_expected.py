@@ -7,7 +7,9 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from sextant.methods.transport.sliced import expected as module
-from sextant.methods.transport.sliced.expected import expected_sliced_mix, resampled
+from sextant.methods.transport.sliced import expected_forms
+from sextant.methods.transport.sliced.expected import expected_sliced_mix
+from sextant.methods.transport.sliced.rank_coupling import resampled
 from sextant.methods.transport.sliced.ranking import HardSorting, LaplaceSorting, SoftSorting
 
 SOFT = [SoftSorting(0.02), SoftSorting(0.05, 1), LaplaceSorting(0.05)]
@@ -18,7 +20,7 @@ METRICS = {2: "sqeuclidean", 1: "euclidean"}
 @pytest.fixture(autouse=True)
 def scans_from_49_points_on(monkeypatch):
     """So that both forms of LapSum are met at sizes that take no time."""
-    monkeypatch.setattr(module, "DENSE_UP_TO", 48)
+    monkeypatch.setattr(expected_forms, "DENSE_UP_TO", 48)
 
 
 def clouds(number=24, width=4, other=None, pairs=2, seed=0):

@@ -9,46 +9,34 @@ rows of n G sum to 1, and G is a plan of mass 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sextant.methods.transport.sliced.expected_forms import (
+    CostPower,
+    Form,
+    Inputs,
+    counts,
+    form_of,
+    of_pairs,
+    pair_costs,
+    projected,
+    through_plans,
+)
 from sextant.methods.transport.sliced.lifted import descending_order
 from sextant.methods.transport.sliced.permuted import mixed, paired_distances, paired_products
-from sextant.methods.transport.sliced.ranking import (
-    HardSorting,
-    LaplaceSorting,
-    Ranking,
-    SoftSorting,
-    Sorting,
-)
-from sextant.methods.transport.sliced.spectral import core, ranked, spectrum, spectrum_size
-
-CostPower = Literal[1, 2]
-Coupling = Literal["exact", "interp"]
-
-EXACT = "donot_use_mm_for_euclid_dist"
-"""Distances from products would leave rounding, and a gradient of it, where points coincide."""
+from sextant.methods.transport.sliced.rank_coupling import Coupling
+from sextant.methods.transport.sliced.ranking import HardSorting, Sorting
 
 CHUNK_ENTRIES = 2**17
 """Numbers of the ranking matrices that are worked on at a time, where that is more than one slice
 of one set: as many as stay in a CPU's cache."""
 
-DENSE_UP_TO = 400
-"""Up to so many points the matrix of a Laplace ranking is made: it takes less time than the scans
-(measured for 64 slices and 64 columns of values)."""
-
-SPECTRAL_FROM = 64
-"""Beyond so many points the spectrum of SoftSort's kernel may cost less than its matrix."""
-
 KEPT_ENTRIES = 2**21
 """So many are kept for the backward pass, which makes them again where there are more."""
-
-
-Form = Callable[..., tuple[Tensor, Tensor, Tensor]]
 
 
 class Mixed(NamedTuple):
@@ -107,15 +95,15 @@ def expected_sliced_mix(
     if isinstance(sorting, HardSorting) and matched:
         return _hard(queries, keys, values, directions, tau, query_mask, key_mask, cost_power)
     number = queries.shape[-1] if directions is None else directions.shape[-2]
-    inputs = _Inputs(
+    inputs = Inputs(
         queries, keys, directions, sorting, tau, query_mask, key_mask, None if matched else coupling
     )
-    form, entries = _form(inputs, values.shape[2], cost_power)
+    form, entries = form_of(inputs, values.shape[2], cost_power)
     points = max(queries.shape[1], keys.shape[1])
     if chunk is None:
         chunk = max(1, min(number, CHUNK_ENTRIES // (len(queries) * entries)))
     # The cost of every pair of points is the same for every slice.
-    rest = pair_costs(queries, keys, cost_power) if form is _of_plans else values
+    rest = pair_costs(queries, keys, cost_power) if form is through_plans else values
     chunks = [slice(first, first + chunk) for first in range(0, number, chunk)]
     if len(queries) * number * points**2 <= KEPT_ENTRIES:
         mixture, _, costs = _streamed(form, inputs, chunks, rest)
@@ -129,11 +117,11 @@ def expected_sliced_mix(
             directions,
             rest,
         )
-    return Mixed(mixture @ values if form is _of_plans else mixture, costs)
+    return Mixed(mixture @ values if form is through_plans else mixture, costs)
 
 
 def _streamed(
-    form: Form, inputs: _Inputs, chunks: list[slice], rest: Tensor
+    form: Form, inputs: Inputs, chunks: list[slice], rest: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The mean over all slices, the logarithm of the sum of their weights, and all costs."""
     mixture, total, costs = form(inputs, chunks[0], rest)
@@ -155,7 +143,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(
         ctx: Any,
         form: Form,
-        inputs: _Inputs,
+        inputs: Inputs,
         chunks: list[slice],
         queries: Tensor,
         keys: Tensor,
@@ -207,231 +195,7 @@ def _equal_sizes(
         return True
     if query_mask is key_mask:
         return True
-    return bool((_counts(queries, query_mask) == _counts(keys, key_mask)).all())
-
-
-def _counts(points: Tensor, mask: Tensor | None) -> Tensor:
-    """How many points every set has, int64 (P,)."""
-    if mask is None:
-        return torch.full((len(points),), points.shape[1], device=points.device)
-    return mask.sum(1)
-
-
-def _projected(points: Tensor, directions: Tensor | None, slices: slice) -> Tensor:
-    """Scores (P, L', N) of points (P, N, D) along some of the directions."""
-    if directions is None:
-        return points[..., slices].transpose(-1, -2).contiguous()
-    return directions[..., slices, :] @ points.transpose(-1, -2)
-
-
-class _Inputs(NamedTuple):
-    """What every chunk of slices is made from; as in `expected_sliced_mix`."""
-
-    queries: Tensor
-    keys: Tensor
-    directions: Tensor | None
-    sorting: Sorting
-    tau: float | Tensor
-    query_mask: Tensor | None
-    key_mask: Tensor | None
-    coupling: Coupling | None
-
-    def rank(self, slices: slice, dense: bool) -> tuple[Ranking, Ranking]:
-        """The rankings of queries and keys along some slices."""
-        scores = (
-            _projected(points, self.directions, slices) for points in (self.queries, self.keys)
-        )
-        masks = (self.query_mask, self.key_mask)
-        return tuple(
-            self.sorting.rank(some, mask, dense) for some, mask in zip(scores, masks, strict=True)
-        )
-
-    def matched(self, ranks: Tensor) -> Tensor:
-        """N J of what stands at the ranks of keys, (P, L, M, c) to (P, L, N, c)."""
-        if self.coupling is None:
-            return ranks
-        sizes = _counts(self.queries, self.query_mask), _counts(self.keys, self.key_mask)
-        return resampled(ranks, *sizes, self.queries.shape[1], self.coupling)
-
-    def weighed(self, costs: Tensor, total: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Given n D: weights of some slices (P, L') among them, the logarithm of their sum (P,) and
-        costs D; or, given the logarithm of the sum over all slices, weights among all, those again
-        and costs."""
-        costs = costs / _counts(self.queries, self.query_mask)[:, None]
-        logits = -_of_pairs(self.tau) * costs
-        if total is not None:
-            weights = (logits - total[:, None]).exp()
-            return weights, weights, costs
-        return logits.softmax(1), logits.logsumexp(1), costs
-
-
-def pair_costs(queries: Tensor, keys: Tensor, power: CostPower) -> Tensor:
-    """|q_i - k_j|^power, (P, N, M); the gradient is 0 where two points coincide."""
-    if power == 1:
-        return torch.cdist(queries, keys, compute_mode=EXACT)
-    squares = queries.square().sum(-1)[..., :, None] + keys.square().sum(-1)[..., None, :]
-    return squares - 2 * (queries @ keys.transpose(-1, -2))
-
-
-def _of_plans(
-    inputs: _Inputs, slices: slice, pair_costs: Tensor, total: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Through the matrices U_l themselves: 2 L N^3 operations, the fewest for few points.
-
-    Returns:
-        The mean of some slices' n U (P, N, M), weighted among them, and what `_Inputs.weighed` says
-        of their weights and costs; given `total`, what they add to the mean over all slices.
-    """
-    from_queries, from_keys = inputs.rank(slices, dense=True)
-    plans = from_queries.matrices.transpose(-1, -2) @ inputs.matched(from_keys.matrices)
-    flat = plans.flatten(2)
-    costs = (flat @ pair_costs.flatten(1)[..., None])[..., 0]
-    weights, total, costs = inputs.weighed(costs, total)
-    return (weights[:, None] @ flat).view(pair_costs.shape), total, costs
-
-
-def _of_ranks(
-    inputs: _Inputs, slices: slice, values: Tensor, total: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Through what stands at the ranks: no matrix but the rankings' own, if they have any.
-
-    <C, A^T J B> for C_ij = |q_i|^2 + |k_j|^2 - 2 q_i k_j needs only A [q, |q|^2] and
-    J B [k, |k|^2] as the rows of A, J and B sum to 1.
-
-    Returns:
-        As `_of_plans`, but the mean of the slices' outputs (P, N, d) in place of the plans'.
-    """
-    from_queries, from_keys = inputs.rank(slices, dense=False)
-    queries, keys = inputs.queries, inputs.keys
-    width = queries.shape[-1]
-    of_queries = torch.cat((queries, queries.square().sum(-1, keepdim=True)), -1)
-    of_keys = torch.cat((keys, keys.square().sum(-1, keepdim=True), values), -1)
-    ranked_queries = from_queries.to_ranks(of_queries)
-    ranked_keys = inputs.matched(from_keys.to_ranks(of_keys))
-    products = (ranked_queries[..., :width] * ranked_keys[..., :width]).sum((-1, -2))
-    squares = ranked_queries[..., width].sum(-1) + ranked_keys[..., width].sum(-1)
-    weights, total, costs = inputs.weighed(squares - 2 * products, total)
-    weighted = weights[..., None, None] * ranked_keys[..., width + 1 :]
-    return from_queries.to_points(weighted), total, costs
-
-
-def _of_spectra(
-    inputs: _Inputs, slices: slice, values: Tensor, total: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_of_ranks`, of which the rankings are SoftSort's of power 2 in their spectrum."""
-    queries, keys = inputs.queries, inputs.keys
-    scores = [_projected(points, inputs.directions, slices) for points in (queries, keys)]
-    masks = (inputs.query_mask, inputs.key_mask)
-    span = max(_span(some, mask) for some, mask in zip(scores, masks, strict=True))
-    of = spectrum(span, inputs.sorting.temperature, queries)
-    first, second = (ranked(some, mask, of) for some, mask in zip(scores, masks, strict=True))
-    width = queries.shape[-1]
-    of_queries = torch.cat((queries, queries.square().sum(-1, keepdim=True)), -1)
-    of_keys = torch.cat((keys, keys.square().sum(-1, keepdim=True), values), -1)
-
-    def summed(features: Tensor, rows: Tensor) -> Tensor:
-        """F^T rows for rows (P, n, c) shared by the slices: (P, L', R, c)."""
-        flat = features.transpose(-1, -2).flatten(1, 2) @ rows
-        return flat.unflatten(1, (features.shape[1], -1))
-
-    of_queries, of_keys = summed(first.features, of_queries), summed(second.features, of_keys)
-    between = core(first, second)
-    products = (of_queries[..., :width] @ of_keys[..., :width].transpose(-1, -2) * between).sum(
-        (-1, -2)
-    )
-    squares = (first.shares.sum(-2) * of_queries[..., width]).sum(-1)
-    squares = squares + (second.shares.sum(-2) * of_keys[..., width]).sum(-1)
-    weights, total, costs = inputs.weighed(squares - 2 * products, total)
-    mixed = (weights[..., None, None] * between) @ of_keys[..., width + 1 :]
-    features = first.features.transpose(1, 2).flatten(2)
-    return features @ mixed.flatten(1, 2), total, costs
-
-
-@torch.no_grad()
-def _span(scores: Tensor, mask: Tensor | None) -> float:
-    """The largest range of the scores (P, L, n) of a slice of a set."""
-    if mask is None:
-        low, high = scores.aminmax(dim=-1)
-    else:
-        hidden = ~mask[:, None]
-        low = scores.masked_fill(hidden, torch.inf).amin(-1)
-        high = scores.masked_fill(hidden, -torch.inf).amax(-1)
-    return (high - low).max().item()
-
-
-def _form(inputs: _Inputs, width: int, cost_power: CostPower) -> tuple[Form, int]:
-    """Which form takes least time, and numbers it works on for a slice of a set."""
-    queries, keys, sorting = inputs.queries, inputs.keys, inputs.sorting
-    points = max(queries.shape[1], keys.shape[1])
-    width += queries.shape[2]
-    if cost_power == 1:
-        return _of_plans, points**2
-    if isinstance(sorting, SoftSorting):
-        if sorting.power == 2 and inputs.coupling is None and points > SPECTRAL_FROM:
-            spans = (
-                _span(_projected(some, inputs.directions, slice(None)), mask)
-                for some, mask in ((queries, inputs.query_mask), (keys, inputs.key_mask))
-            )
-            size = spectrum_size(max(spans), sorting.temperature, queries.dtype)
-            if size <= points / 2:
-                return _of_spectra, points * size
-        return (_of_plans, points**2) if points <= 2 * width else (_of_ranks, points**2)
-    if isinstance(sorting, LaplaceSorting) and points <= DENSE_UP_TO:
-        return _of_plans, points**2
-    return _of_ranks, points * 2 * width
-
-
-def resampled(
-    ranks: Tensor, query_counts: Tensor, key_counts: Tensor, rows: int, coupling: Coupling
-) -> Tensor:
-    """N J applied to numbers at the ranks of keys, J the coupling of the ranks.
-
-    "exact": the monotone coupling of two uniform measures: rank r of n queries holds what lies in
-    [r / n, (r + 1) / n) when the keys share [0, 1] evenly. "interp": linear interpolation between
-    sorted keys at evenly spaced places of [0, 1], rows sum to 1, columns do not.
-
-    Args:
-        ranks: (P, L, M, c), 0 beyond a set's keys.
-        query_counts, key_counts: (P,) int64, at least 1.
-        rows: N, the ranks asked for; those beyond a set's queries are 0.
-        coupling: which.
-
-    Returns:
-        (P, L, N, c).
-    """
-    place = torch.arange(rows + (coupling == "exact"), device=ranks.device, dtype=torch.int64)
-    query_counts, key_counts = query_counts[:, None], key_counts[:, None]
-    if coupling == "exact":
-        # Places r m / n as whole numbers and remainders, exact; the integral of a step function.
-        scaled = torch.minimum(place, query_counts) * key_counts
-        whole = scaled // query_counts
-        part = ((scaled % query_counts).to(ranks) / query_counts)[:, None, :, None]
-        sums = torch.nn.functional.pad(ranks.cumsum(-2), (0, 0, 1, 0))
-        last = torch.nn.functional.pad(ranks, (0, 0, 0, 1))
-        found = _rows(sums, whole) + part * _rows(last, whole)
-        return found.diff(dim=-2) * (query_counts.to(ranks) / key_counts)[:, None, :, None]
-    last = (query_counts - 1).clamp(min=1)
-    scaled = torch.minimum(place, last) * (key_counts - 1)
-    # A single query stands in the middle of the keys.
-    alone = query_counts == 1
-    whole = torch.where(alone, (key_counts - 1) // 2, scaled // last)
-    part = torch.where(
-        alone, ((key_counts - 1) % 2).to(ranks) / 2, (scaled % last).to(ranks) / last
-    )
-    after = torch.minimum(whole + 1, key_counts - 1)
-    part = part[:, None, :, None]
-    found = (1 - part) * _rows(ranks, whole) + part * _rows(ranks, after)
-    return found * (place < query_counts).to(ranks)[:, None, :, None]
-
-
-def _rows(ranks: Tensor, index: Tensor) -> Tensor:
-    """Rows (P, L, N, c) of ranks (P, L, M, c) at index (P, N)."""
-    index = index[:, None, :, None].expand(-1, ranks.shape[1], -1, ranks.shape[-1])
-    return ranks.gather(2, index)
-
-
-def _of_pairs(tau: float | Tensor) -> float | Tensor:
-    return tau[:, None] if isinstance(tau, Tensor) else tau
+    return bool((counts(queries, query_mask) == counts(keys, key_mask)).all())
 
 
 def _hard(
@@ -445,7 +209,7 @@ def _hard(
     cost_power: CostPower,
 ) -> Mixed:
     """As `expected_sliced_mix`, for as many queries as keys: every slice is a permutation."""
-    scores = [_projected(points.detach(), directions, slice(None)) for points in (queries, keys)]
+    scores = [projected(points.detach(), directions, slice(None)) for points in (queries, keys)]
     scores = [
         some if mask is None else some.masked_fill(~mask[:, None], -torch.inf)
         for some, mask in zip(scores, (query_mask, key_mask), strict=True)
@@ -467,6 +231,6 @@ def _hard(
         costs = squares[:, None] - 2 * paired_products(queries, keys, match, back)
     else:
         costs = paired_distances(queries, keys, match)
-    costs = costs / _counts(queries, query_mask)[:, None]
-    output = mixed(values, match, (-_of_pairs(tau) * costs).softmax(1))
+    costs = costs / counts(queries, query_mask)[:, None]
+    output = mixed(values, match, (-of_pairs(tau) * costs).softmax(1))
     return Mixed(output, costs)
