@@ -167,7 +167,7 @@ def test_the_library_examples_of_the_pages_run():
     names: dict = {}
     blocks = examples("docs/library.md")
     assert examples("README.md") == blocks[:1]
-    couplings, sliced, attention, doubly_stochastic, unlearning = blocks
+    couplings, sliced, attention, doubly_stochastic, unlearning, conversion = blocks
     exec(couplings, names)
     paired = (names["target"] - names["source"]).square().sum(1).mean()
     assert paired < (names["target"].roll(1, 0) - names["source"]).square().sum(1).mean()
@@ -184,6 +184,9 @@ def test_the_library_examples_of_the_pages_run():
     assert names["forgot"].report["proxy_images"] == 18
     assert names["forgot"].report["forget_accuracy"] <= 0.01
     assert names["forgot"].report["steps"] > 0
+    exec(conversion, names)
+    # The last token was not fed back.
+    assert names["cache"].get_seq_length() == 8 + 8 - 1
 
 
 def test_generated_parts_of_the_pages_are_current():
