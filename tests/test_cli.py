@@ -256,6 +256,19 @@ def test_options_as_make_spells_them(typed, retried):
     assert read.retry() == retried
 
 
+def test_status_names_runs_that_no_table_asks_for(results, capsys):
+    composer = Composer(find_project().conf)
+    asked = ("generation/normal_to_eight_gaussians", "flow/mean_flow", "smoke")
+    for seed in (0, 977):
+        record = ledger.new_record(composer.spec(*asked, seed), {}) | {
+            "status": "failed", "reason": "oom", "seconds": 1.0, "peak_memory_mb": 1.0,
+        }  # fmt: skip
+        ledger.append(results / "ledger", record)
+    assert main(["status"]) == 0
+    said = capsys.readouterr().out
+    assert "in no table: 1 runs of the ledger: 1 generation/normal_to_eight_gaussians" in said
+
+
 def test_run_alone_shows_how_it_is_called(results, capsys):
     assert main(["run"]) == 0
     assert "usage: sextant run" in capsys.readouterr().out
