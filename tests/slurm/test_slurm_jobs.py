@@ -94,7 +94,7 @@ def test_a_run_that_is_told_to_leave_comes_back_and_ends_as_if_undisturbed(
 def test_a_run_longer_than_its_time_goes_on_in_the_next(cluster, context, tmp_path):
     # SLURM looks at the clock twice a minute: the notice comes half a minute or so after the start.
     spec = line_spec(steps=1000, seconds=0.05, time_limit=600)
-    one_minute = replace(SMALL, minutes=1, notice_seconds=5)
+    one_minute = SMALL.model_copy(update={"minutes": 1, "notice_seconds": 5})
     launched = Launched(tmp_path, context, [spec], one_minute)
     wait_for(lambda: launched.status(spec)[0] == "preempted", "the time to be up")
     launched.wait_until_it_ended(spec, 400)
@@ -185,14 +185,14 @@ def test_two_hundred_runs_are_one_call_of_sbatch(cluster, context, tmp_path, mon
     monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
     specs = [line_spec(seed=seed, method="Solver") for seed in range(200)]
     begun = time.monotonic()
-    launched = Launched(tmp_path, context, specs, replace(SMALL, partition="closed"))
+    launched = Launched(tmp_path, context, specs, SMALL.model_copy(update={"partition": "closed"}))
     seconds = time.monotonic() - begun
     assert calls.read_text().splitlines() == ["call"]
     assert len(queue.read_queue()) == 200
     # 200 jobs cost a few calls of submitit's own size, not one for each of them
     one = [line_spec(seed=200, method="Solver")]
     begun = time.monotonic()
-    Launched(tmp_path / "one", context, one, replace(SMALL, partition="closed"))
+    Launched(tmp_path / "one", context, one, SMALL.model_copy(update={"partition": "closed"}))
     assert seconds < 20 * (time.monotonic() - begun)
     assert launched.status(specs[199]) == (
         "queued", f"job {launched.jobs[specs[199].run_id]} waits (PartitionDown)"
@@ -234,12 +234,14 @@ def test_what_the_queue_costs_a_run_that_does_nothing(cluster, context, tmp_path
 
 def test_what_sbatch_refuses_is_one_sentence(cluster, context, tmp_path):
     with pytest.raises(UserError, match=r"sbatch refuses: .*[Ii]nvalid partition"):
-        Launched(tmp_path, context, [line_spec()], replace(SMALL, partition="nowhere"))
+        Launched(
+            tmp_path, context, [line_spec()], SMALL.model_copy(update={"partition": "nowhere"})
+        )
 
 
 def test_lines_of_a_setup_that_fail_are_what_status_shows(cluster, context, tmp_path):
     spec = line_spec()
-    broken = replace(SMALL, setup=("module load cuda/none || exit 7",))
+    broken = SMALL.model_copy(update={"setup": ("module load cuda/none || exit 7",)})
     launched = Launched(tmp_path, context, [spec], broken)
     launched.wait_until_nothing_is_queued()
     state, note = launched.status(spec)

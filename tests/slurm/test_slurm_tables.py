@@ -112,7 +112,7 @@ def test_retry_failed_sends_failed_runs_alone(results, main_is_down):
         "scores": {},
     }
     ledger.append(results / "ledger", failed)
-    assert f"failed    {spec.title}: diverged: the loss is nan at step 3\n" in sextant(
+    assert f"failed    {spec.title}: diverged: the loss is nan at step 3 more\n" in sextant(
         "status", "12", "tier=smoke"
     )
     assert "submitting 2" in sextant("reproduce", *ONE_ROW, "where=slurm")
