@@ -42,6 +42,7 @@ def sextant(*arguments: str, folder: Path = ROOT) -> str:
     answer = subprocess.run(
         [sys.executable, "-m", "sextant.cli", *arguments],
         cwd=folder,
+        env=os.environ | {"PYTHONPATH": f"{folder / 'src'}{os.pathsep}{folder}"},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -77,7 +78,7 @@ def test_an_array_of_smoke_runs_fills_a_row_and_is_sent_once(results):
 
 def test_what_was_frozen_runs_whatever_is_edited_after_the_launch(results, main_is_down, tmp_path):
     checkout = tmp_path / "checkout"
-    for part in ("conf", "tasks"):
+    for part in ("conf", "src", "tasks"):
         shutil.copytree(ROOT / part, checkout / part)
     one = ["12", "tier=smoke", "rows=mean_flow", "columns=moons"]
     sextant("reproduce", *one, "where=slurm", folder=checkout)
