@@ -216,7 +216,7 @@ class PairsExam:
             "training_seconds": Score(training, 1, "lower", timed=True),
         }
         if own < optimum:
-            scores["break_even"] = Score(training / (optimum - own), n, "lower")
+            scores["break_even"] = Score(training / (optimum - own), n, "lower", timed=True)
         shown = asked[:SHOWN_PAIRS]
         return Examination(
             scores,

@@ -107,7 +107,7 @@ class ForgettingExam:
             if seconds and "retrained" in parents:
                 retraining = _retraining_seconds(parents["retrained"], data)
                 faster = retraining / max(sum(seconds.values()), 1e-9)
-                scores["speed_up"] = Score(faster, 1, "higher")
+                scores["speed_up"] = Score(faster, 1, "higher", timed=True)
         if hasattr(student, "proxy_quality"):
             inputs, labels = data.examples("retained")
             found = student.proxy_quality(inputs, labels)

@@ -7,8 +7,9 @@ import os
 
 import pytest
 
+from sextant import files
 from sextant.errors import UserError
-from sextant.runs import ledger, store
+from sextant.runs import ledger
 
 
 def record(run_id: str = "0" * 12, **changes):
@@ -122,7 +123,7 @@ def test_a_last_line_without_its_end_counts(tmp_path):
 def test_a_file_that_git_replaces_gets_the_line(tmp_path, monkeypatch):
     ledger.append(tmp_path, record())
     path = tmp_path / "toy.jsonl"
-    lock, replaced = store.lock, []
+    lock, replaced = files.lock, []
 
     def replacing(descriptor, wait=True):
         if not replaced:
@@ -131,7 +132,7 @@ def test_a_file_that_git_replaces_gets_the_line(tmp_path, monkeypatch):
             path.write_text(replaced[0])
         return lock(descriptor, wait)
 
-    monkeypatch.setattr(store, "lock", replacing)
+    monkeypatch.setattr(files, "lock", replacing)
     ledger.append(tmp_path, record("1" * 12))
     assert list(ledger.read(tmp_path)) == ["0" * 12, "1" * 12]
 

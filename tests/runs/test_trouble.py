@@ -34,8 +34,8 @@ class RarelyTelling(toy.Line):
 class Peaking(toy.Solver):
     """Takes 300 MB for a moment."""
 
-    def begin(self, streams, parents, data) -> None:
-        super().begin(streams, parents, data)
+    def prepare(self, streams, parents, data) -> None:
+        super().prepare(streams, parents, data)
         torch.ones(75_000_000).sum()
 
 
@@ -193,10 +193,10 @@ def test_torch_tells_of_a_full_disk_as_one(tmp_path, monkeypatch):
 
 
 def raising(error):
-    def begin(self, streams, parents, data):
+    def prepare(self, streams, parents, data):
         raise error
 
-    return begin
+    return prepare
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def raising(error):
 def test_the_machines_trouble_leaves_no_line(context, monkeypatch, error, sentence):
     spec = line_spec()
     with monkeypatch.context() as patched:
-        patched.setattr(toy.Line, "begin", raising(error))
+        patched.setattr(toy.Line, "prepare", raising(error))
         with pytest.raises(UserError, match=sentence):
             execute(spec, context)
     assert not ledger.read(context.ledger)

@@ -224,7 +224,7 @@ def test_a_wrong_table_does_not_hide_another(root):
     ("which", "sentence"),
     [
         (14, "table 14 (otmf-3, images in pixel space, conditional) is not built yet; built: 12"),
-        (40, "there is no table 40; numbers go from 1 to 37"),
+        (40, "there is no table 40; numbers go from 1 to 38"),
         ("otfm-1", "there is no table 'otfm-1'; allowed: a number or an id of "
          "tasks/register.yaml; nearest match: otmf-1"),
     ],
