@@ -22,6 +22,8 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns a full, read-only or failing disk into a sentence."""
     try:
         yield
+    except UserError:
+        raise  # a sentence already, such as that of a data set that is not here
     except OSError as error:
         raise UserError(f"cannot write {path}: {disk_trouble(error)}") from error
 

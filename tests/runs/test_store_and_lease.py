@@ -10,7 +10,7 @@ import time
 import pytest
 
 from sextant.errors import UserError
-from sextant.files import replace_file, write_json
+from sextant.files import disk_errors, replace_file, write_json
 from sextant.runs.lease import Taken, holder, lease, owner_path
 
 
@@ -142,3 +142,13 @@ def test_the_owner_of_a_lease_is_heard_of_as_long_as_it_lives(tmp_path, monkeypa
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not path.exists()
+
+
+def test_a_sentence_is_not_wrapped_in_another(tmp_path):
+    class NotHere(UserError, FileNotFoundError):
+        """A data set that is missing."""
+
+    with pytest.raises(NotHere, match=r"^dots is not here$"), disk_errors(tmp_path):
+        raise NotHere("dots is not here")
+    with pytest.raises(UserError, match="cannot write"), disk_errors(tmp_path):
+        raise FileNotFoundError(2, "No such file or directory")
